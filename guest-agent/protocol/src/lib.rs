@@ -1,0 +1,29 @@
+//! What the host side and the agent of a sandbox say to each other.
+//!
+//! * [`frame`]: u32 length (little endian) + JSON, with a hard size limit.
+//! * [`message`]: the requests, replies and events.
+//!
+//! Connections, all over vsock:
+//!
+//! | who connects | port | what flows |
+//! | --- | --- | --- |
+//! | agent → host | [`READY_PORT`] | one [`message::Hello`] when the agent is ready, then [`message::Event`]s; its end means the guest is gone |
+//! | host → agent | [`RPC_PORT`] | [`message::Hello`] both ways (host first), then [`message::Request`]s, answered in order, one [`message::Reply`] each; a client may send the next request before it has the reply to the last |
+//! | host → agent | [`STREAM_PORT`] | one [`message::StreamHello`] frame from the host, then the raw bytes of one stdio stream, with half-close |
+//!
+//! Neither side trusts the other's lengths: a frame beyond [`frame::MAX_FRAME`] ends the connection.
+
+pub mod frame;
+pub mod message;
+
+/// Version of the protocol; both sides must name the same one in their [`message::Hello`].
+pub const VERSION: u32 = 1;
+
+/// Host port that the agent connects to as soon as it can serve requests.
+pub const READY_PORT: u32 = 1024;
+
+/// Guest port on which the agent serves requests.
+pub const RPC_PORT: u32 = 1024;
+
+/// Guest port on which the agent takes stdio streams.
+pub const STREAM_PORT: u32 = 1025;

@@ -1,0 +1,285 @@
+//! The messages.
+//!
+//! Unknown fields are ignored, so that a field can be added without a new version; unknown
+//! requests are answered with [`ErrorKind::Unsupported`].
+
+use oci_spec::runtime::{Process, Spec};
+use serde::{Deserialize, Serialize};
+
+/// First message of either side on the ready and on every RPC connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`crate::VERSION`] of the sender.
+    pub version: u32,
+    /// Guest's `CLOCK_MONOTONIC` in microseconds when its agent was entered; 0 from the host.
+    #[serde(default)]
+    pub entered_us: u64,
+    /// Guest's `CLOCK_MONOTONIC` in microseconds when this was sent; 0 from the host.
+    #[serde(default)]
+    pub ready_us: u64,
+}
+
+/// First (and only framed) message on a stream connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamHello {
+    /// The name that the request's [`Stdio`] gives this stream. The connection may come before or
+    /// after that request: the agent pairs them.
+    pub token: String,
+}
+
+/// Names of a process's streams; `None` is `/dev/null`.
+///
+/// Tokens are chosen by the host and used once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stdio {
+    /// Host → process.
+    pub stdin: Option<String>,
+    /// Process → host.
+    pub stdout: Option<String>,
+    /// Process → host.
+    pub stderr: Option<String>,
+    /// Both ways, in place of the other three, where the process has a terminal
+    /// (`process.terminal` of the spec).
+    pub terminal: Option<String>,
+}
+
+/// Where a container's root file system comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum RootfsSource {
+    /// A block device of the guest, found by its virtio serial number (`/sys/block/*/serial`).
+    Block {
+        /// Serial number that the host gave the disk (at most 20 bytes).
+        serial: String,
+        /// File system on it: `erofs` or `ext4`.
+        fstype: String,
+    },
+}
+
+/// What takes the writes to a root file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum WritableLayer {
+    /// None: the container sees the source itself, read-only.
+    None,
+    /// An overlay whose upper directory is on a tmpfs.
+    Tmpfs {
+        /// Size limit in bytes; the guest's default (half its memory) where absent.
+        size: Option<u64>,
+    },
+}
+
+/// A container's root file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rootfs {
+    /// What is mounted.
+    pub source: RootfsSource,
+    /// What takes the writes.
+    pub writable: WritableLayer,
+}
+
+/// The user that a container's process runs as, where the host could not resolve it: the agent
+/// looks names up in the root file system's own `/etc/passwd` and `/etc/group`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserName {
+    /// `user`, `uid`, `user:group`, `uid:gid` and the mixtures, as in an image's `Config.User`.
+    pub user: String,
+}
+
+/// A new container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Create {
+    /// Name of the container inside the sandbox: 1 to 64 of `[A-Za-z0-9_.-]`, not starting with
+    /// `.` or `-`.
+    pub container: String,
+    /// The OCI `config.json`. `root.path` is ignored, the root file system is [`Create::rootfs`].
+    pub spec: Box<Spec>,
+    /// Its root file system.
+    pub rootfs: Rootfs,
+    /// Replaces the spec's uid, gid and additional groups where given.
+    #[serde(default)]
+    pub user: Option<UserName>,
+    /// Streams of its first process.
+    #[serde(default)]
+    pub stdio: Stdio,
+}
+
+/// A further process in a running container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Exec {
+    /// The container.
+    pub container: String,
+    /// Name of the new process, unique in the container; the first process is named `init`.
+    pub process: String,
+    /// The OCI process. Capabilities, environment and the rest are taken as they stand.
+    pub spec: Box<Process>,
+    /// Replaces the process's uid, gid and additional groups where given.
+    #[serde(default)]
+    pub user: Option<UserName>,
+    /// Take capabilities, environment, user and limits of the container's first process where
+    /// `spec` does not name its own (what `docker exec` does).
+    #[serde(default)]
+    pub inherit: bool,
+    /// Its streams.
+    #[serde(default)]
+    pub stdio: Stdio,
+}
+
+/// Names one process of one container.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// The container.
+    pub container: String,
+    /// The process; `init` is the container's first.
+    #[serde(default = "init")]
+    pub process: String,
+}
+
+fn init() -> String {
+    INIT.to_owned()
+}
+
+/// Name of a container's first process.
+pub const INIT: &str = "init";
+
+impl ProcessId {
+    /// The first process of `container`.
+    pub fn init(container: &str) -> Self {
+        Self { container: container.to_owned(), process: init() }
+    }
+}
+
+/// What the host asks of the agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// Make a container and its first process, which waits for [`Request::Start`].
+    /// Answered with [`Reply::Created`].
+    Create(Box<Create>),
+    /// Let a created container's first process execute its program. [`Reply::Done`].
+    Start(ProcessId),
+    /// Run a further process at once. [`Reply::Created`].
+    Exec(Box<Exec>),
+    /// Send a signal. [`Reply::Done`].
+    Kill {
+        /// To which process.
+        id: ProcessId,
+        /// Signal number of Linux on x86_64, 1 to 64.
+        signal: i32,
+        /// To all processes of the container.
+        #[serde(default)]
+        all: bool,
+    },
+    /// Set a terminal's size. [`Reply::Done`].
+    Resize {
+        /// Of which process.
+        id: ProcessId,
+        /// Rows.
+        rows: u16,
+        /// Columns.
+        columns: u16,
+    },
+    /// Answered with [`Reply::Exited`] once the process has ended and its output has been handed
+    /// over whole; at once where that is so already.
+    Wait(ProcessId),
+    /// The processes of a container. [`Reply::Processes`].
+    Processes {
+        /// The container.
+        container: String,
+    },
+    /// Forget an ended container: kill what is left, unmount, remove its cgroup. [`Reply::Done`].
+    Delete {
+        /// The container.
+        container: String,
+    },
+    /// End the guest: kill every container, sync, reset the machine. Answered with
+    /// [`Reply::Done`] before the reset.
+    Shutdown,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitStatus {
+    /// The process's own exit code, or 128 + signal.
+    pub code: i32,
+    /// The kernel killed a process of the container because it was out of memory.
+    #[serde(default)]
+    pub oom_killed: bool,
+}
+
+/// What the agent answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// The process is there.
+    Created {
+        /// Its pid in the guest's outermost pid namespace.
+        pid: i32,
+    },
+    /// It has ended.
+    Exited(ExitStatus),
+    /// Pids as the guest's outermost pid namespace counts them.
+    Processes {
+        /// The pids.
+        pids: Vec<i32>,
+    },
+    /// It could not be done.
+    Error(AgentError),
+}
+
+/// What the agent tells without being asked, on the ready connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A process of the container was killed for want of memory.
+    OutOfMemory {
+        /// The container.
+        container: String,
+    },
+    /// The agent cannot go on, and why; the guest resets after this.
+    Fatal {
+        /// What happened.
+        message: String,
+    },
+}
+
+/// A failed request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct AgentError {
+    /// What a program may act on.
+    pub kind: ErrorKind,
+    /// What a person reads: what happened, to what.
+    pub message: String,
+}
+
+impl AgentError {
+    /// An error of a kind.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+/// Kinds of failure that callers tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// No such container or process.
+    NotFound,
+    /// A container or process of that name is there already.
+    AlreadyExists,
+    /// Not in this state (not running, already started).
+    WrongState,
+    /// The request or the spec is not valid.
+    InvalidArgument,
+    /// The container's program was not found (a shell's 127).
+    CommandNotFound,
+    /// The container's program could not be executed (a shell's 126).
+    CommandNotExecutable,
+    /// The spec asks for something that a guest cannot honour.
+    Unsupported,
+    /// Anything else: the guest's kernel refused.
+    Internal,
+}

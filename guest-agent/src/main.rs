@@ -1,0 +1,2 @@
+//! The agent: PID 1 of a sandbox's guest.
+fn main() {}

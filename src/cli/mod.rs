@@ -1,0 +1,1 @@
+//! The `ampoule` command: one verb per file.

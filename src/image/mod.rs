@@ -1,0 +1,1 @@
+//! Images: archives, the store, and flattening into one EROFS file.

@@ -1,0 +1,17 @@
+//! ampoule: every OCI container in its own microVM.
+//!
+//! The map of the crate; arrows between modules go down only:
+//!
+//! * [`cli`]: the `ampoule` command, one verb per file
+//! * [`sandbox`]: a microVM and everything the host keeps for it
+//! * [`image`]: archives, the image store, flattening into EROFS
+//! * [`agent`]: host side of the agent protocol; everything it reads is hostile
+//! * [`monitor`]: the process that is the VMM of one sandbox
+//! * [`vmm`]: the machine; knows nothing of containers and could be used alone
+
+pub mod agent;
+pub mod cli;
+pub mod image;
+pub mod monitor;
+pub mod sandbox;
+pub mod vmm;

@@ -1,0 +1,1 @@
+//! The monitor: the process that is the VMM of one sandbox.

@@ -1,0 +1,1 @@
+//! A sandbox: one microVM and everything the host keeps for it.

@@ -1,0 +1,3 @@
+//! The machine: KVM, memory, vCPUs, boot and devices. Knows nothing of containers.
+
+pub mod devices;

@@ -1,2 +1,5 @@
 //! The `ampoule` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    ampoule::cli::main()
+}

@@ -1,1 +1,15 @@
-//! Host side of the agent protocol. Everything it reads is hostile.
+//! Host side of the agent protocol. Everything it reads is hostile: lengths are bounded by the
+//! framing, every wait has an end, and a reply of the wrong kind is an error, never a panic.
+//!
+//! * [`connect`]: a connection to a port of the guest through the sandbox's vsock socket
+//! * [`Client`]: requests and replies
+//! * [`ReadyListener`]: how a sandbox tells that its agent is ready
+
+mod client;
+mod connect;
+mod ready;
+
+pub use ampoule_protocol::message;
+pub use client::{Client, ClientError};
+pub use connect::{ConnectError, connect, stream};
+pub use ready::{Ready, ReadyListener};

@@ -1,0 +1,205 @@
+//! Requests to an agent, and its replies.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use ampoule_protocol::frame::{self, FrameError};
+use ampoule_protocol::message::{AgentError, ExitStatus, Hello, ProcessId, Reply, Request};
+use ampoule_protocol::{RPC_PORT, VERSION};
+
+use super::connect::{ConnectError, connect};
+
+/// How long an agent may take to answer anything but [`Request::Wait`]. Generous: a container's
+/// set-up on a busy host with emulated hardware takes seconds.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Why a request got no answer to its liking.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// no connection
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// the connection ended or carried something else than frames
+    #[error("the connection to the agent failed")]
+    Frame(#[source] FrameError),
+    /// its options could not be set
+    #[error("the connection to the agent could not be set up")]
+    Socket(#[source] io::Error),
+    /// the agent speaks another version of the protocol
+    #[error(
+        "the guest's agent speaks protocol version {0}, this ampoule {VERSION}: build both from \
+         the same source (tools/build-guest)"
+    )]
+    Version(u32),
+    /// the agent refused, and said why
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// a reply that does not belong to its request
+    #[error("the agent answered something else than what it was asked")]
+    UnexpectedReply,
+}
+
+/// One RPC connection to the agent of a sandbox.
+///
+/// Replies come in the order of the requests; [`Client::send`] and [`Client::receive`] may be used
+/// apart to have several under way.
+#[derive(Debug)]
+pub struct Client {
+    socket: UnixStream,
+}
+
+impl Client {
+    /// Connects through the sandbox's vsock socket at `path` and agrees on the protocol.
+    pub fn open(path: &Path) -> Result<Self, ClientError> {
+        let mut client = Self { socket: connect(path, RPC_PORT)? };
+        client.set_timeout(Some(REPLY_TIMEOUT))?;
+        client.write(&Hello { version: VERSION, entered_us: 0, ready_us: 0 })?;
+        let hello: Hello = client.read()?;
+        if hello.version != VERSION {
+            return Err(ClientError::Version(hello.version));
+        }
+        Ok(client)
+    }
+
+    /// Sends a request without waiting for its reply.
+    pub fn send(&mut self, request: &Request) -> Result<(), ClientError> {
+        self.write(request)
+    }
+
+    /// Takes the next reply; an error of the agent is [`ClientError::Agent`].
+    pub fn receive(&mut self) -> Result<Reply, ClientError> {
+        match self.read()? {
+            Reply::Error(error) => Err(error.into()),
+            reply => Ok(reply),
+        }
+    }
+
+    /// A request that is answered with [`Reply::Done`].
+    pub fn call(&mut self, request: &Request) -> Result<(), ClientError> {
+        self.send(request)?;
+        self.receive_done()
+    }
+
+    /// Takes a [`Reply::Done`].
+    pub fn receive_done(&mut self) -> Result<(), ClientError> {
+        match self.receive()? {
+            Reply::Done => Ok(()),
+            _ => Err(ClientError::UnexpectedReply),
+        }
+    }
+
+    /// Takes a [`Reply::Created`]: the guest's pid of the process.
+    pub fn receive_created(&mut self) -> Result<i32, ClientError> {
+        match self.receive()? {
+            Reply::Created { pid } => Ok(pid),
+            _ => Err(ClientError::UnexpectedReply),
+        }
+    }
+
+    /// Asks for the end of a process; its reply ([`Client::receive_exited`]) may be long in coming.
+    pub fn send_wait(&mut self, id: &ProcessId) -> Result<(), ClientError> {
+        self.send(&Request::Wait(id.clone()))?;
+        self.set_timeout(None)
+    }
+
+    /// Takes a [`Reply::Exited`], its code brought into 0 to 255.
+    pub fn receive_exited(&mut self) -> Result<ExitStatus, ClientError> {
+        match self.receive()? {
+            Reply::Exited(status) => Ok(ExitStatus { code: status.code & 0xff, ..status }),
+            _ => Err(ClientError::UnexpectedReply),
+        }
+    }
+
+    fn set_timeout(&self, timeout: Option<Duration>) -> Result<(), ClientError> {
+        self.socket.set_read_timeout(timeout).map_err(ClientError::Socket)
+    }
+
+    fn write<T: serde::Serialize>(&mut self, message: &T) -> Result<(), ClientError> {
+        frame::write(&mut self.socket, message).map_err(ClientError::Frame)
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, ClientError> {
+        frame::read(&mut self.socket).map_err(ClientError::Frame)
+    }
+}
+
+impl AsFd for Client {
+    /// Readable when a reply, or the connection's end, is there.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ampoule_protocol::message::ErrorKind;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+
+    /// An agent (and monitor) that says `bytes` after the handshake, whatever it is asked.
+    fn agent_that_says(bytes: Vec<u8>) -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v");
+        let listener = UnixListener::bind(&path).unwrap();
+        std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut request = [0u8; 13];
+            socket.read_exact(&mut request).unwrap();
+            socket.write_all(b"OK 1\n").unwrap();
+            socket.write_all(&bytes).unwrap();
+            socket.shutdown(std::net::Shutdown::Write).unwrap();
+            let _ = socket.read_to_end(&mut Vec::new());
+        });
+        (dir, path)
+    }
+
+    fn hello(version: u32) -> Vec<u8> {
+        frame::encode(&Hello { version, entered_us: 1, ready_us: 2 }).unwrap()
+    }
+
+    #[test]
+    fn another_version_is_refused() {
+        let (_dir, path) = agent_that_says(hello(VERSION + 1));
+        assert!(matches!(Client::open(&path), Err(ClientError::Version(v)) if v == VERSION + 1));
+    }
+
+    #[test]
+    fn errors_keep_their_kind() {
+        let mut bytes = hello(VERSION);
+        let error = AgentError::new(ErrorKind::CommandNotFound, "no such program");
+        bytes.extend(frame::encode(&Reply::Error(error)).unwrap());
+        let (_dir, path) = agent_that_says(bytes);
+        let mut client = Client::open(&path).unwrap();
+        let failed = client.call(&Request::Shutdown).unwrap_err();
+        assert!(matches!(failed, ClientError::Agent(e) if e.kind == ErrorKind::CommandNotFound));
+    }
+
+    #[test]
+    fn lies_are_errors() {
+        let mut oversized = hello(VERSION);
+        oversized.extend(u32::MAX.to_le_bytes());
+        let mut wrong = hello(VERSION);
+        wrong.extend(frame::encode(&Reply::Created { pid: 1 }).unwrap());
+        let cases =
+            [oversized, wrong, [hello(VERSION), b"\x05\0\0\0{{{{{".to_vec()].concat(), hello(1)];
+        for bytes in cases {
+            let (_dir, path) = agent_that_says(bytes);
+            assert!(Client::open(&path).unwrap().call(&Request::Shutdown).is_err());
+        }
+    }
+
+    #[test]
+    fn exit_codes_are_brought_into_range() {
+        let mut bytes = hello(VERSION);
+        let status = ExitStatus { code: 0x1234, oom_killed: false };
+        bytes.extend(frame::encode(&Reply::Exited(status)).unwrap());
+        let (_dir, path) = agent_that_says(bytes);
+        let mut client = Client::open(&path).unwrap();
+        client.send_wait(&ProcessId::init("c")).unwrap();
+        assert_eq!(client.receive_exited().unwrap().code, 0x34);
+    }
+}

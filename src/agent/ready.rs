@@ -1,0 +1,77 @@
+//! How a sandbox tells that its agent is ready: the agent connects out, the monitor carries that
+//! to `<vsock socket>_<port>`, where the sandbox's keeper listens.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ampoule_protocol::frame;
+use ampoule_protocol::message::{Event, Hello};
+use ampoule_protocol::{READY_PORT, VERSION};
+
+use super::client::ClientError;
+
+/// How long the agent may take between connecting and saying hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Listens for an agent's connection.
+#[derive(Debug)]
+pub struct ReadyListener {
+    listener: UnixListener,
+}
+
+/// A ready agent; the connection lasts as long as the guest and carries its events.
+#[derive(Debug)]
+pub struct Ready {
+    /// What the agent said of its start.
+    pub hello: Hello,
+    socket: UnixStream,
+}
+
+impl ReadyListener {
+    /// Where the monitor hands over the agent's connection for the vsock socket at `vsock`.
+    pub fn path(vsock: &Path) -> PathBuf {
+        let mut path = vsock.as_os_str().to_owned();
+        path.push(format!("_{READY_PORT}"));
+        path.into()
+    }
+
+    /// Listens for the agent of the sandbox whose vsock socket will be at `vsock`.
+    pub fn bind(vsock: &Path) -> io::Result<Self> {
+        Ok(Self { listener: UnixListener::bind(Self::path(vsock))? })
+    }
+
+    /// Takes the agent's connection and its hello. Blocks: wait for [`ReadyListener::as_fd`] first.
+    pub fn accept(&self) -> Result<Ready, ClientError> {
+        let (mut socket, _) = self.listener.accept().map_err(ClientError::Socket)?;
+        socket.set_read_timeout(Some(HELLO_TIMEOUT)).map_err(ClientError::Socket)?;
+        let hello: Hello = frame::read(&mut socket).map_err(ClientError::Frame)?;
+        if hello.version != VERSION {
+            return Err(ClientError::Version(hello.version));
+        }
+        Ok(Ready { hello, socket })
+    }
+}
+
+impl AsFd for ReadyListener {
+    /// Readable when the agent has connected.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl Ready {
+    /// Takes the next event. Blocks: wait for [`Ready::as_fd`] first.
+    pub fn event(&mut self) -> Result<Event, ClientError> {
+        frame::read(&mut self.socket).map_err(ClientError::Frame)
+    }
+}
+
+impl AsFd for Ready {
+    /// Readable when the agent has something to tell, or is gone.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,87 @@
+//! Where ampoule keeps things on the host.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::geteuid;
+
+/// The two roots of everything that ampoule keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// What lasts: images, logs. `/var/lib/ampoule`, or `$XDG_DATA_HOME/ampoule` without root.
+    pub data: PathBuf,
+    /// What a reboot may take: sandboxes. `/run/ampoule`, or `$XDG_RUNTIME_DIR/ampoule`.
+    pub state: PathBuf,
+}
+
+impl Places {
+    /// The given folders, or the user's defaults.
+    pub fn new(data: Option<&Path>, state: Option<&Path>) -> Self {
+        let defaults = if geteuid().is_root() {
+            Self {
+                data: "/var/lib/ampoule".into(),
+                state: "/run/ampoule".into(),
+            }
+        } else {
+            Self::of_user(|name| env::var_os(name).map(PathBuf::from))
+        };
+        Self {
+            data: data.map_or(defaults.data, absolute),
+            state: state.map_or(defaults.state, absolute),
+        }
+    }
+
+    fn of_user(variable: impl Fn(&str) -> Option<PathBuf>) -> Self {
+        let home = variable("HOME").unwrap_or_else(|| "/".into());
+        let data = variable("XDG_DATA_HOME").unwrap_or_else(|| home.join(".local/share"));
+        let run = variable("XDG_RUNTIME_DIR")
+            .unwrap_or_else(|| env::temp_dir().join(format!("ampoule-{}", geteuid())));
+        Self {
+            data: data.join("ampoule"),
+            state: run.join("ampoule"),
+        }
+    }
+
+    /// Folder of all sandboxes' state.
+    pub fn sandboxes(&self) -> PathBuf {
+        self.state.join("sandboxes")
+    }
+
+    /// Folder of the names' links to their sandboxes.
+    pub fn names(&self) -> PathBuf {
+        self.state.join("names")
+    }
+
+    /// The log of a container's output.
+    pub fn log(&self, id: &str) -> PathBuf {
+        self.data.join("logs").join(format!("{id}.json"))
+    }
+}
+
+/// A keeper works in `/`: what it is told must not depend on the folder of its caller.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_without_root_gets_the_xdg_folders() {
+        let places = Places::of_user(|name| match name {
+            "XDG_DATA_HOME" => Some("/d".into()),
+            "XDG_RUNTIME_DIR" => Some("/r".into()),
+            _ => None,
+        });
+        assert_eq!(
+            places,
+            Places {
+                data: "/d/ampoule".into(),
+                state: "/r/ampoule".into()
+            }
+        );
+        let home = Places::of_user(|name| (name == "HOME").then(|| "/home/u".into()));
+        assert_eq!(home.data, Path::new("/home/u/.local/share/ampoule"));
+    }
+}

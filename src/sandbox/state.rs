@@ -1,0 +1,210 @@
+//! What is written down of a sandbox, for other commands to read.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Version of the state file; another one is refused.
+const VERSION: u32 = 1;
+
+/// Largest state file that is read, in bytes.
+const LIMIT: u64 = 1 << 20;
+
+/// Why a state file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// the file could not be read or written
+    #[error("cannot {what} the sandbox's state {}", path.display())]
+    File {
+        /// read or write
+        what: &'static str,
+        /// the state file
+        path: PathBuf,
+        /// why
+        #[source]
+        source: io::Error,
+    },
+    /// it is not a state file
+    #[error("the sandbox's state {} is damaged", path.display())]
+    Malformed {
+        /// the state file
+        path: PathBuf,
+        /// why
+        #[source]
+        source: serde_json::Error,
+    },
+    /// it was written by another ampoule
+    #[error("the sandbox's state {} has version {version}, this ampoule reads {VERSION}", path.display())]
+    Version {
+        /// the state file
+        path: PathBuf,
+        /// its version
+        version: u32,
+    },
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Its sandbox is being started.
+    Created,
+    /// Its program runs.
+    Running,
+    /// It has ended; only its record is left.
+    Exited,
+}
+
+/// A sandbox's state file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    version: u32,
+    /// Id: 64 hexadecimal digits.
+    pub id: String,
+    /// Name, unique among the sandboxes.
+    pub name: String,
+    /// Image as the user named it.
+    pub image: String,
+    /// Program and arguments of the container.
+    pub command: Vec<String>,
+    /// Where it is in its life.
+    pub status: Status,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When its program was started.
+    pub started: Option<Timestamp>,
+    /// When its program ended.
+    pub finished: Option<Timestamp>,
+    /// Exit code of its program.
+    pub exit_code: Option<i32>,
+    /// It was killed for want of memory.
+    #[serde(default)]
+    pub oom_killed: bool,
+    /// Why it ended, where that was not its program's doing.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// Its program has a terminal.
+    pub terminal: bool,
+    /// The record goes when the container ends.
+    pub remove: bool,
+    /// Pid of the keeper.
+    pub keeper: i32,
+    /// Pid of the monitor, a child of the keeper.
+    pub monitor: Option<i32>,
+}
+
+impl State {
+    /// The state of a sandbox that is about to be started by this process.
+    pub fn new(id: String, name: String, image: String, command: Vec<String>) -> Self {
+        Self {
+            version: VERSION,
+            id,
+            name,
+            image,
+            command,
+            status: Status::Created,
+            created: Timestamp::now(),
+            started: None,
+            finished: None,
+            exit_code: None,
+            oom_killed: false,
+            error: None,
+            terminal: false,
+            remove: false,
+            keeper: nix::unistd::getpid().as_raw(),
+            monitor: None,
+        }
+    }
+
+    /// Reads the state file at `path`.
+    pub fn read(path: &Path) -> Result<Self, StateError> {
+        let failed = |source| StateError::File {
+            what: "read",
+            path: path.to_owned(),
+            source,
+        };
+        if fs::metadata(path).map_err(failed)?.len() > LIMIT {
+            return Err(failed(io::ErrorKind::FileTooLarge.into()));
+        }
+        let state: Self =
+            serde_json::from_slice(&fs::read(path).map_err(failed)?).map_err(|source| {
+                StateError::Malformed {
+                    path: path.to_owned(),
+                    source,
+                }
+            })?;
+        if state.version != VERSION {
+            return Err(StateError::Version {
+                path: path.to_owned(),
+                version: state.version,
+            });
+        }
+        Ok(state)
+    }
+
+    /// Writes the state file at `path`; a reader sees the old one or the new one, whole.
+    pub fn write(&self, path: &Path) -> Result<(), StateError> {
+        let failed = |source| StateError::File {
+            what: "write",
+            path: path.to_owned(),
+            source,
+        };
+        let bytes = serde_json::to_vec(self).map_err(|source| StateError::Malformed {
+            path: path.to_owned(),
+            source,
+        })?;
+        let fresh = path.with_extension("json.new");
+        let mut file = fs::File::create(&fresh).map_err(failed)?;
+        file.write_all(&bytes).map_err(failed)?;
+        fs::rename(&fresh, path).map_err(failed)
+    }
+
+    /// First 12 digits of the id, as people see it.
+    pub fn short_id(&self) -> &str {
+        self.id.get(..12).unwrap_or(&self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        let mut state = State::new("a".repeat(64), "n".into(), "i".into(), vec!["sh".into()]);
+        state.exit_code = Some(3);
+        state.write(&path).unwrap();
+        assert_eq!(State::read(&path).unwrap(), state);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn another_version_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        let mut state = State::new("a".repeat(64), "n".into(), "i".into(), vec![]);
+        state.version = VERSION + 1;
+        state.write(&path).unwrap();
+        assert!(matches!(
+            State::read(&path),
+            Err(StateError::Version { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..99)) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("state.json");
+            fs::write(&path, bytes).unwrap();
+            prop_assert!(State::read(&path).is_err());
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Carries a process's stdio between the guest and the caller's descriptors (or a log), byte for
+//! byte: one thread per stream, which ends with its stream.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use ampoule_protocol::message::Stdio;
+
+use super::log::{Log, LogStream};
+use crate::agent::{self, ConnectError};
+
+/// Bytes moved at a time.
+const CHUNK: usize = 64 << 10;
+
+/// Stack of a carrying thread: its chunk is on the heap.
+const STACK: usize = 64 << 10;
+
+/// Why streams could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// no connection to the guest
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// a descriptor or thread could not be had
+    #[error("cannot set up the container's input and output")]
+    Io(#[from] io::Error),
+}
+
+/// What a process's streams are tied to on the host.
+#[derive(Debug, Clone)]
+pub enum Ends {
+    /// This process's own standard input, output and error.
+    Own {
+        /// Whether standard input is carried too.
+        stdin: bool,
+    },
+    /// A log, and no input.
+    Log(Arc<Log>),
+}
+
+/// The streams of one process under way.
+#[derive(Debug)]
+pub struct Streams {
+    /// Reads as closed when every output has ended.
+    outputs: OwnedFd,
+    failure: Arc<Mutex<Option<io::Error>>>,
+}
+
+/// Held by every output's thread: the last to go closes the pipe.
+type Open = Arc<OwnedFd>;
+
+impl Streams {
+    /// Names for the streams of process `process`, as a request carries them.
+    pub fn names(process: &str, ends: &Ends, terminal: bool) -> Stdio {
+        let name = |stream: &str| Some(format!("{process}-{stream}"));
+        if terminal {
+            return Stdio { terminal: name("terminal"), ..Stdio::default() };
+        }
+        let stdin = matches!(ends, Ends::Own { stdin: true });
+        Stdio {
+            stdin: stdin.then(|| name("stdin")).flatten(),
+            stdout: name("stdout"),
+            stderr: name("stderr"),
+            terminal: None,
+        }
+    }
+
+    /// Connects the named streams to the guest behind `vsock` and starts to carry them.
+    pub fn attach(vsock: &Path, names: &Stdio, ends: &Ends) -> Result<Self, StreamError> {
+        let (outputs, open) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+            .map_err(io::Error::from)?;
+        let open: Open = Arc::new(open);
+        let streams = Self { outputs, failure: Arc::default() };
+        if let Some(name) = &names.stdout {
+            let from = agent::stream(vsock, name)?;
+            streams.carry_output(from, ends, LogStream::Stdout, &open)?;
+        }
+        if let Some(name) = &names.stderr {
+            let from = agent::stream(vsock, name)?;
+            streams.carry_output(from, ends, LogStream::Stderr, &open)?;
+        }
+        if let Some(name) = &names.stdin {
+            carry_input(agent::stream(vsock, name)?)?;
+        }
+        if let Some(name) = &names.terminal {
+            let both = agent::stream(vsock, name)?;
+            if matches!(ends, Ends::Own { stdin: true }) {
+                carry_input(both.try_clone()?)?;
+            }
+            streams.carry_output(both, ends, LogStream::Stdout, &open)?;
+        }
+        Ok(streams)
+    }
+
+    /// Why output was lost on the host's side, if it was: a full disk, not a closed pipe.
+    pub fn failure(&self) -> Option<io::Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn carry_output(
+        &self,
+        mut from: UnixStream,
+        ends: &Ends,
+        which: LogStream,
+        open: &Open,
+    ) -> io::Result<()> {
+        let mut to: Box<dyn Write + Send> = match (ends, which) {
+            (Ends::Own { .. }, LogStream::Stdout) => Box::new(own(io::stdout().as_fd())?),
+            (Ends::Own { .. }, LogStream::Stderr) => Box::new(own(io::stderr().as_fd())?),
+            (Ends::Log(log), which) => Box::new(log.writer(which)),
+        };
+        let open = Arc::clone(open);
+        let failure = Arc::clone(&self.failure);
+        thread::Builder::new().name("output".into()).stack_size(STACK).spawn(move || {
+            if let Err(error) = copy(&mut from, to.as_mut()) {
+                // The program in the guest sees a closed pipe, as it would here.
+                let _ = from.shutdown(Shutdown::Both);
+                if error.kind() != io::ErrorKind::BrokenPipe {
+                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                }
+            }
+            drop(to);
+            drop(open);
+        })?;
+        Ok(())
+    }
+}
+
+impl AsFd for Streams {
+    /// Hung up when every output has been carried to its end.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.outputs.as_fd()
+    }
+}
+
+/// The thread is not waited for: it may sit in a read of a terminal when the process has ended.
+fn carry_input(mut to: UnixStream) -> io::Result<()> {
+    let mut from = own(io::stdin().as_fd())?;
+    thread::Builder::new().name("input".into()).stack_size(STACK).spawn(move || {
+        // Whichever side ended it: the program reads an end of file.
+        let _ = copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    })?;
+    Ok(())
+}
+
+/// A descriptor of this process, without the standard library's buffer and lock on it.
+fn own(fd: BorrowedFd<'_>) -> io::Result<File> {
+    Ok(fd.try_clone_to_owned()?.into())
+}
+
+/// Until the end of `from`, whose failure is an end too: the guest is gone, and the keeper tells.
+fn copy(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<()> {
+    let mut chunk = vec![0u8; CHUNK];
+    loop {
+        match from.read(&mut chunk) {
+            Ok(0) => return to.flush(),
+            Ok(n) => to.write_all(&chunk[..n])?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return to.flush(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_replaces_the_three_streams() {
+        let own = Ends::Own { stdin: true };
+        let names = Streams::names("p", &own, true);
+        assert_eq!(names.terminal.as_deref(), Some("p-terminal"));
+        assert!(names.stdin.is_none() && names.stdout.is_none() && names.stderr.is_none());
+    }
+
+    #[test]
+    fn stdin_is_carried_only_where_asked() {
+        let names = Streams::names("p", &Ends::Own { stdin: false }, false);
+        assert!(names.stdin.is_none());
+        assert_eq!(names.stdout.as_deref(), Some("p-stdout"));
+    }
+
+    #[test]
+    fn a_failed_write_is_told_and_a_failed_read_is_an_end() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let error = copy(&mut &b"x"[..], &mut Full).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        struct Gone;
+        impl Read for Gone {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::ConnectionReset.into())
+            }
+        }
+        assert!(copy(&mut Gone, &mut Vec::new()).is_ok());
+    }
+}

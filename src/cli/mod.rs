@@ -3,10 +3,25 @@
 //! A verb is a `clap` argument struct and `run(args) -> Result<ExitCode, Failure>`; the one place
 //! that prints errors is [`main`].
 
+mod arguments;
+mod exec;
+mod keeper;
+mod logs;
+mod monitor;
+mod ps;
+mod rm;
+mod run;
+mod stop;
+mod table;
+
 use std::error::Error;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::sandbox::detach::DetachError;
+use crate::sandbox::{Places, SandboxError};
 
 /// Exit status of every failure of ampoule itself, as docker's: 126, 127 and 128+N belong to the
 /// container.
@@ -16,12 +31,58 @@ pub const FAILED: u8 = 125;
 #[derive(Debug, Parser)]
 #[command(name = "ampoule", version, arg_required_else_help = true)]
 struct Cli {
+    #[command(flatten)]
+    global: Global,
     #[command(subcommand)]
     verb: Verb,
 }
 
+/// Options of every verb.
+#[derive(Debug, clap::Args)]
+pub struct Global {
+    /// Folder of images and logs [default: /var/lib/ampoule]
+    #[arg(long, global = true, value_name = "DIR", env = "AMPOULE_ROOT")]
+    root: Option<PathBuf>,
+    /// Folder of running containers' state [default: /run/ampoule]
+    #[arg(long, global = true, value_name = "DIR", env = "AMPOULE_STATE")]
+    state: Option<PathBuf>,
+}
+
+impl Global {
+    /// Where things are kept.
+    pub fn places(&self) -> Places {
+        Places::new(self.root.as_deref(), self.state.as_deref())
+    }
+}
+
 #[derive(Debug, Subcommand)]
-enum Verb {}
+enum Verb {
+    Run(run::Args),
+    Ps(ps::Args),
+    Exec(exec::Args),
+    Logs(logs::Args),
+    Stop(stop::Args),
+    Rm(rm::Args),
+    #[command(hide = true)]
+    Monitor(monitor::Args),
+    #[command(hide = true)]
+    Keeper,
+}
+
+impl Verb {
+    fn run(self, global: &Global) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Run(args) => run::run(args, global),
+            Self::Ps(args) => ps::run(&args, global),
+            Self::Exec(args) => exec::run(args, global),
+            Self::Logs(args) => logs::run(&args, global),
+            Self::Stop(args) => stop::run(args, global),
+            Self::Rm(args) => rm::run(args, global),
+            Self::Monitor(_) => monitor::run(),
+            Self::Keeper => keeper::run(),
+        }
+    }
+}
 
 /// Why a verb failed, and with which exit status.
 #[derive(Debug)]
@@ -34,11 +95,42 @@ pub struct Failure {
 
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failure {
     fn from(error: E) -> Self {
+        let error = error.into();
         Self {
-            status: FAILED,
-            error: error.into(),
+            status: status_of(error.as_ref()),
+            error,
         }
     }
+}
+
+/// Errors that have an exit status of their own have it wherever they turn up.
+fn status_of(error: &(dyn Error + Send + Sync + 'static)) -> u8 {
+    if let Some(error) = error.downcast_ref::<SandboxError>() {
+        return error.exit_status();
+    }
+    error
+        .downcast_ref::<DetachError>()
+        .map_or(FAILED, DetachError::exit_status)
+}
+
+/// Does something to each container, prints its name where that went well, and goes on where it did
+/// not; fails if any failed.
+fn each<E: Into<Failure>>(
+    containers: &[String],
+    mut act: impl FnMut(&str) -> Result<(), E>,
+) -> Result<ExitCode, Failure> {
+    let mut last: Option<Failure> = None;
+    for container in containers {
+        match act(container) {
+            Ok(()) => println!("{container}"),
+            Err(error) => {
+                if let Some(before) = last.replace(error.into()) {
+                    tell(&before);
+                }
+            }
+        }
+    }
+    last.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 /// Parses the command line, runs the verb, prints its failure.
@@ -52,16 +144,18 @@ pub fn main() -> ExitCode {
             return ExitCode::from(status);
         }
     };
-    let done: Result<ExitCode, Failure> = match cli.verb {};
-    #[allow(unreachable_code)]
-    done.unwrap_or_else(|failure| {
-        eprintln!("ampoule: {}", chain(failure.error.as_ref()));
+    cli.verb.run(&cli.global).unwrap_or_else(|failure| {
+        tell(&failure);
         ExitCode::from(failure.status)
     })
 }
 
+fn tell(failure: &Failure) {
+    eprintln!("ampoule: {}", chain(failure.error.as_ref()));
+}
+
 /// An error and its sources in one line.
-fn chain(error: &(dyn Error + 'static)) -> String {
+pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {

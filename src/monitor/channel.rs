@@ -111,8 +111,14 @@ mod tests {
     fn what_is_too_large_or_not_expected_is_an_error() {
         let (ours, theirs) = Channel::pair().unwrap();
         let theirs = Channel { socket: theirs };
-        assert!(matches!(theirs.send(&"x".repeat(LIMIT)), Err(ChannelError::TooLarge(_))));
+        assert!(matches!(
+            theirs.send(&"x".repeat(LIMIT)),
+            Err(ChannelError::TooLarge(_))
+        ));
         theirs.send(&1).unwrap();
-        assert!(matches!(ours.receive::<String>(), Err(ChannelError::Malformed(_))));
+        assert!(matches!(
+            ours.receive::<String>(),
+            Err(ChannelError::Malformed(_))
+        ));
     }
 }

@@ -10,5 +10,5 @@
 
 pub mod channel;
 pub mod control;
-//pub mod process;
+pub mod process;
 pub mod spawn;

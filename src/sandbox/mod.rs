@@ -1,18 +1,40 @@
 //! A sandbox: one microVM and everything the host keeps for it.
+//!
+//! * [`keeper`]: one container from its sandbox's start to its exit code
+//! * [`detach`]: a keeper in a process of its own
+//! * [`exec`], [`lifecycle`]: what other commands ask of a running one
+//! * [`Registry`]: the sandboxes of this host, their folders, names and state
+//! * [`options`], [`spec`]: what a user asks for, and the OCI `config.json` it becomes
+//! * [`launch`], [`container`]: monitor and agent, then the container's process
+//! * [`process`]: handles on other processes
+//! * [`log`], [`timings`]: what a detached container wrote; when what happened
 
+mod container;
+pub mod detach;
+mod error;
+pub mod exec;
 mod guest;
+pub mod keeper;
+mod launch;
+pub mod lifecycle;
 pub mod log;
 mod options;
 mod places;
+pub mod process;
 mod registry;
+mod signals;
 mod spec;
 mod state;
 mod streams;
-mod terminal;
+pub mod terminal;
 pub mod timings;
 
+pub use error::SandboxError;
+pub use guest::{GuestFiles, GuestFilesError};
 pub use options::{LEAST_MEMORY, Options};
 pub use places::Places;
-pub use registry::{Entry, Folder, Kept, Registry, RegistryError};
-pub use spec::{ContainerSpec, SpecError};
+pub use registry::{Entry, Folder, Registry, RegistryError};
+pub use signals::Signals;
+pub use spec::SpecError;
 pub use state::{State, StateError, Status};
+pub use streams::Ends;

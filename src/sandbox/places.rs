@@ -4,9 +4,10 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
 
 /// The two roots of everything that ampoule keeps.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Places {
     /// What lasts: images, logs. `/var/lib/ampoule`, or `$XDG_DATA_HOME/ampoule` without root.
     pub data: PathBuf,

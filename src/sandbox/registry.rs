@@ -13,7 +13,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -102,7 +101,16 @@ impl Folder {
         self.path.join("state.json")
     }
 
-    fn lock(&self) -> PathBuf {
+    /// Removes the sockets of an ended sandbox; a folder without them is the same.
+    pub fn remove_sockets(&self) {
+        let vsock = self.vsock();
+        for socket in [crate::agent::ReadyListener::path(&vsock), vsock] {
+            let _ = fs::remove_file(socket);
+        }
+    }
+
+    /// The file that its keeper holds locked.
+    pub fn lock(&self) -> PathBuf {
         self.path.join("lock")
     }
 
@@ -216,7 +224,7 @@ impl Registry {
             .into_iter()
             .filter_map(|folder| self.entry(folder).ok())
             .collect();
-        entries.sort_by(|a, b| a.state.created.cmp(&b.state.created));
+        entries.sort_by_key(|entry| entry.state.created);
         Ok(entries)
     }
 
@@ -259,7 +267,7 @@ impl Registry {
                 Ok(state) if state.status == Status::Exited => {}
                 Ok(state) => {
                     killed(state).write(&folder.state())?;
-                    remove_sockets(&folder);
+                    folder.remove_sockets();
                 }
                 Err(_) => remove_tree(&folder.path)?,
             }
@@ -389,15 +397,6 @@ impl Registry {
     }
 }
 
-/// A handle on a process that cannot come to mean another one.
-pub fn pidfd(pid: i32) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes no pointers.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the descriptor is new and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 fn killed(mut state: State) -> State {
     state.status = Status::Exited;
     state.exit_code = Some(137);
@@ -429,13 +428,6 @@ fn is_valid_name(name: &str) -> bool {
         && name
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
-}
-
-fn remove_sockets(folder: &Folder) {
-    let vsock = folder.vsock();
-    for socket in [crate::agent::ReadyListener::path(&vsock), vsock] {
-        let _ = fs::remove_file(socket);
-    }
 }
 
 fn remove_file(path: &Path) -> io::Result<()> {

@@ -45,10 +45,13 @@ pub fn container(
     image: &ImageConfiguration,
     options: &Options,
 ) -> Result<ContainerSpec, SpecError> {
-    let mut spec: Spec = serde_json::from_str(include_str!("default-spec.json"))
-        .map_err(SpecError::Defaults)?;
+    let mut spec: Spec =
+        serde_json::from_str(include_str!("default-spec.json")).map_err(SpecError::Defaults)?;
     let config = image.config().clone().unwrap_or_default();
-    let hostname = options.hostname.clone().unwrap_or_else(|| id.chars().take(12).collect());
+    let hostname = options
+        .hostname
+        .clone()
+        .unwrap_or_else(|| id.chars().take(12).collect());
 
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(command(image, options)?));
@@ -58,7 +61,15 @@ pub fn container(
         &hostname,
         options.terminal,
     )?));
-    process.set_cwd(workdir(options.workdir.as_deref().or(config.working_dir().as_deref()))?.into());
+    process.set_cwd(
+        workdir(
+            options
+                .workdir
+                .as_deref()
+                .or(config.working_dir().as_deref()),
+        )?
+        .into(),
+    );
     process.set_no_new_privileges(Some(false));
     set_terminal(&mut process, options.terminal, options.terminal_size);
     spec.set_process(Some(process));
@@ -67,21 +78,31 @@ pub fn container(
     if let Some(linux) = spec.linux_mut() {
         linux.set_resources(Some(resources(options)));
     }
-    let user = options.user.clone().or_else(|| config.user().clone()).filter(|u| !u.is_empty());
+    let user = options
+        .user
+        .clone()
+        .or_else(|| config.user().clone())
+        .filter(|u| !u.is_empty());
     Ok(ContainerSpec { spec, user })
 }
 
 /// Program and arguments: docker's rules for `Entrypoint`, `Cmd` and what replaces them.
 pub fn command(image: &ImageConfiguration, options: &Options) -> Result<Vec<String>, SpecError> {
     let config = image.config().as_ref();
-    let image_entrypoint = config.and_then(|c| c.entrypoint().clone()).unwrap_or_default();
+    let image_entrypoint = config
+        .and_then(|c| c.entrypoint().clone())
+        .unwrap_or_default();
     let image_cmd = config.and_then(|c| c.cmd().clone()).unwrap_or_default();
     let (mut args, default_cmd) = match &options.entrypoint {
         Some(entrypoint) if entrypoint.is_empty() => (Vec::new(), Vec::new()),
         Some(entrypoint) => (vec![entrypoint.clone()], Vec::new()),
         None => (image_entrypoint, image_cmd),
     };
-    args.extend(if options.command.is_empty() { default_cmd } else { options.command.clone() });
+    args.extend(if options.command.is_empty() {
+        default_cmd
+    } else {
+        options.command.clone()
+    });
     if args.is_empty() {
         return Err(SpecError::NoCommand(options.image.clone()));
     }
@@ -113,7 +134,11 @@ pub fn exec_process(
 fn set_terminal(process: &mut Process, terminal: bool, size: Option<(u16, u16)>) {
     process.set_terminal(Some(terminal));
     let size = size.filter(|_| terminal).and_then(|(rows, columns)| {
-        BoxBuilder::default().height(rows).width(columns).build().ok()
+        BoxBuilder::default()
+            .height(rows)
+            .width(columns)
+            .build()
+            .ok()
     });
     process.set_console_size(size);
 }
@@ -138,7 +163,9 @@ fn environment(
         if !is_env(entry) {
             return Err(SpecError::InvalidEnv(entry.clone()));
         }
-        let name = entry.split_once('=').map_or(entry.as_str(), |(name, _)| name);
+        let name = entry
+            .split_once('=')
+            .map_or(entry.as_str(), |(name, _)| name);
         let same = |known: &String| known.split_once('=').is_some_and(|(n, _)| n == name);
         match env.iter_mut().find(|known| same(known)) {
             Some(known) => known.clone_from(entry),
@@ -204,14 +231,32 @@ mod tests {
     fn entrypoint_and_cmd_are_joined_and_replaced_as_docker_does() {
         let both = json!({ "Entrypoint": ["e"], "Cmd": ["c", "d"] });
         let plain = Options::default();
-        assert_eq!(args(both.clone(), plain.clone()).unwrap(), words(&["e", "c", "d"]));
-        let command = Options { command: words(&["x"]), ..plain.clone() };
-        assert_eq!(args(both.clone(), command.clone()).unwrap(), words(&["e", "x"]));
-        let entry = Options { entrypoint: Some("y".into()), ..plain.clone() };
+        assert_eq!(
+            args(both.clone(), plain.clone()).unwrap(),
+            words(&["e", "c", "d"])
+        );
+        let command = Options {
+            command: words(&["x"]),
+            ..plain.clone()
+        };
+        assert_eq!(
+            args(both.clone(), command.clone()).unwrap(),
+            words(&["e", "x"])
+        );
+        let entry = Options {
+            entrypoint: Some("y".into()),
+            ..plain.clone()
+        };
         assert_eq!(args(both.clone(), entry).unwrap(), words(&["y"]));
-        let cleared = Options { entrypoint: Some(String::new()), ..command };
+        let cleared = Options {
+            entrypoint: Some(String::new()),
+            ..command
+        };
         assert_eq!(args(both, cleared).unwrap(), words(&["x"]));
-        assert!(matches!(args(json!({}), plain), Err(SpecError::NoCommand(_))));
+        assert!(matches!(
+            args(json!({}), plain),
+            Err(SpecError::NoCommand(_))
+        ));
     }
 
     #[test]
@@ -231,7 +276,8 @@ mod tests {
 
     #[test]
     fn the_images_configuration_reaches_the_spec() {
-        let config = json!({ "Cmd": ["sh"], "User": "app:www", "WorkingDir": "/srv", "Env": ["K=V"] });
+        let config =
+            json!({ "Cmd": ["sh"], "User": "app:www", "WorkingDir": "/srv", "Env": ["K=V"] });
         let made = container(&"ab".repeat(32), &image(config), &Options::default()).unwrap();
         let process = made.spec.process().as_ref().unwrap();
         assert_eq!(process.cwd().to_str(), Some("/srv"));
@@ -242,16 +288,26 @@ mod tests {
 
     #[test]
     fn limits_become_resources() {
-        let options = Options { memory: Some(64 << 20), cpus: Some(1.5), ..Options::default() };
+        let options = Options {
+            memory: Some(64 << 20),
+            cpus: Some(1.5),
+            ..Options::default()
+        };
         let resources = resources(&options);
         assert_eq!(resources.memory().unwrap().limit(), Some(64 << 20));
         assert_eq!(resources.cpu().as_ref().unwrap().quota(), Some(150_000));
-        let whole = Options { cpus: Some(2.0), ..Options::default() };
+        let whole = Options {
+            cpus: Some(2.0),
+            ..Options::default()
+        };
         assert!(super::resources(&whole).cpu().is_none());
     }
 
     #[test]
     fn a_relative_working_directory_is_refused() {
-        assert!(matches!(workdir(Some("x")), Err(SpecError::RelativeWorkdir(_))));
+        assert!(matches!(
+            workdir(Some("x")),
+            Err(SpecError::RelativeWorkdir(_))
+        ));
     }
 }

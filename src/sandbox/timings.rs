@@ -7,7 +7,9 @@ use nix::time::{ClockId, clock_gettime};
 
 /// Now, in microseconds of `CLOCK_MONOTONIC`.
 pub fn now_us() -> u64 {
-    let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return 0 };
+    let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
+        return 0;
+    };
     let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
     let nanos = u64::try_from(now.tv_nsec()).unwrap_or(0);
     seconds * 1_000_000 + nanos / 1000
@@ -39,22 +41,36 @@ impl Timings {
     pub fn phases(&self) -> [(&'static str, u64); 7] {
         let agent_entered_us = self.ready_us.saturating_sub(self.agent_us);
         [
-            ("monitor start", self.monitor_us.saturating_sub(self.command_us)),
-            ("to first KVM_RUN", self.first_run_us.saturating_sub(self.monitor_us)),
+            (
+                "monitor start",
+                self.monitor_us.saturating_sub(self.command_us),
+            ),
+            (
+                "to first KVM_RUN",
+                self.first_run_us.saturating_sub(self.monitor_us),
+            ),
             ("kernel", agent_entered_us.saturating_sub(self.first_run_us)),
-            ("agent ready", self.ready_us.saturating_sub(agent_entered_us)),
-            ("container started", self.started_us.saturating_sub(self.ready_us)),
+            (
+                "agent ready",
+                self.ready_us.saturating_sub(agent_entered_us),
+            ),
+            (
+                "container started",
+                self.started_us.saturating_sub(self.ready_us),
+            ),
             ("exit", self.exited_us.saturating_sub(self.started_us)),
-            ("cleared away", self.cleared_us.saturating_sub(self.exited_us)),
+            (
+                "cleared away",
+                self.cleared_us.saturating_sub(self.exited_us),
+            ),
         ]
     }
 }
 
 impl fmt::Display for Timings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut line = |name: &str, us: u64| {
-            writeln!(f, "{name:<18} {:>6}.{:03} ms", us / 1000, us % 1000)
-        };
+        let mut line =
+            |name: &str, us: u64| writeln!(f, "{name:<18} {:>6}.{:03} ms", us / 1000, us % 1000);
         for (name, us) in self.phases() {
             line(name, us)?;
         }
@@ -80,12 +96,20 @@ mod tests {
         };
         let sum: u64 = timings.phases().iter().map(|(_, us)| us).sum();
         assert_eq!(sum, 20_900);
-        assert!(timings.to_string().contains("kernel                  8.000 ms"));
+        assert!(
+            timings
+                .to_string()
+                .contains("kernel                  8.000 ms")
+        );
     }
 
     #[test]
     fn a_guest_that_lies_about_its_clock_breaks_nothing() {
-        let timings = Timings { agent_us: u64::MAX, ready_us: 5, ..Timings::default() };
+        let timings = Timings {
+            agent_us: u64::MAX,
+            ready_us: 5,
+            ..Timings::default()
+        };
         assert_eq!(timings.phases()[2].1, 0);
     }
 }

@@ -1,0 +1,110 @@
+//! `ampoule run`: a container in a sandbox of its own.
+
+use std::env;
+use std::process::ExitCode;
+
+use clap::Args as ClapArgs;
+
+use super::arguments::{ProcessArgs, cpus, memory, terminal_for};
+use super::{Failure, Global};
+use crate::image::Store;
+use crate::sandbox::detach;
+use crate::sandbox::timings::now_us;
+use crate::sandbox::{Ends, Options, SandboxError, keeper, terminal};
+
+/// Run a program of an image in a new container, in a microVM of its own
+///
+/// Exit status: the program's own, or 128 + N where signal N ended it; 125 where ampoule failed,
+/// 126 where the program cannot be executed, 127 where it is not found.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  ampoule run --rm debian python3 -c 'print(1)'\n  \
+    ampoule run -it --cpus 2 -m 256m debian sh\n  ampoule run -d --name web nginx"
+)]
+pub struct Args {
+    /// Run in the background and print the container's id
+    #[arg(short, long)]
+    detach: bool,
+    /// Remove the container's record when it ends
+    #[arg(long)]
+    rm: bool,
+    /// Name of the container
+    #[arg(long)]
+    name: Option<String>,
+    /// Host name of the container (default: the beginning of its id)
+    #[arg(short = 'h', long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// Program that replaces the image's entrypoint; empty for none
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
+    /// CPUs of the container, fractions allowed
+    #[arg(long, value_name = "N", value_parser = cpus)]
+    cpus: Option<f64>,
+    /// Memory limit of the container (b, k, m, g)
+    #[arg(short, long, value_name = "SIZE", value_parser = memory)]
+    memory: Option<u64>,
+    /// Another guest kernel than ampoule's
+    #[arg(long, value_name = "PATH")]
+    kernel: Option<std::path::PathBuf>,
+    /// Print how long each phase of the start took, on standard error
+    #[arg(long, conflicts_with = "detach")]
+    timings: bool,
+    #[command(flatten)]
+    process: ProcessArgs,
+    /// Image to run
+    image: String,
+    /// Program and arguments, in place of the image's
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+}
+
+/// Runs the verb.
+pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
+    let command_us = now_us();
+    let places = global.places();
+    terminal_for(args.process.tty, args.process.interactive && !args.detach)?;
+    let (detach, timings) = (args.detach, args.timings);
+    let options = options(args);
+    if detach {
+        let id = detach::start(&places, &options)?;
+        println!("{id}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let image = Store::open(&places.data).map_err(SandboxError::from)?;
+    let image = image.get(&options.image).map_err(SandboxError::from)?;
+    let ends = Ends::Own {
+        stdin: options.interactive,
+    };
+    let outcome = keeper::run(&places, &image, &options, |_| Ok(ends), |_| {}, command_us)?;
+    if let Some(lost) = outcome.lost_output {
+        eprintln!("ampoule: the container's output could not be written: {lost}");
+    }
+    if timings {
+        eprint!("{}", outcome.timings);
+    }
+    Ok(ExitCode::from(outcome.code))
+}
+
+fn options(args: Args) -> Options {
+    let absolute = |path: std::path::PathBuf| std::path::absolute(&path).unwrap_or(path);
+    Options {
+        image: args.image,
+        command: args.command,
+        entrypoint: args.entrypoint,
+        env: args.process.env(|name| env::var(name).ok()),
+        workdir: args.process.workdir,
+        user: args.process.user,
+        hostname: args.hostname,
+        name: args.name,
+        cpus: args.cpus,
+        memory: args.memory,
+        kernel: args.kernel.map(absolute),
+        interactive: args.process.interactive,
+        terminal: args.process.tty,
+        terminal_size: args.process.tty.then(terminal::size).flatten(),
+        remove: args.rm,
+    }
+}

@@ -1,0 +1,133 @@
+//! One process in a sandbox, as its keeper sees it: started, fed with signals, waited for.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use ampoule_protocol::message::{
+    Create, Exec, ExitStatus, ProcessId, Request, Rootfs, RootfsSource, Stdio, UserName,
+    WritableLayer,
+};
+use nix::sys::signal::Signal;
+
+use super::error::SandboxError;
+use super::launch::IMAGE_DISK;
+use super::spec::ContainerSpec;
+use super::streams::{Ends, Streams};
+use super::terminal;
+use crate::agent::{Client, ClientError};
+
+/// Name of the container in its sandbox.
+pub const CONTAINER: &str = "main";
+
+/// A process that was started.
+#[derive(Debug)]
+pub struct Running {
+    id: ProcessId,
+    has_terminal: bool,
+    /// Carries the outstanding wait.
+    wait: Client,
+    /// Carries signals and sizes; their replies are not looked at, for they change nothing.
+    side: Client,
+    /// Its output.
+    pub streams: Streams,
+}
+
+/// Creates the container and starts its first process.
+pub fn start(vsock: &Path, made: ContainerSpec, ends: &Ends) -> Result<Running, SandboxError> {
+    let id = ProcessId::init(CONTAINER);
+    let terminal = made
+        .spec
+        .process()
+        .as_ref()
+        .and_then(|p| p.terminal())
+        .unwrap_or(false);
+    let stdio = Streams::names(&id.process, ends, terminal);
+    let create = Request::Create(Box::new(Create {
+        container: CONTAINER.to_owned(),
+        spec: Box::new(made.spec),
+        rootfs: Rootfs {
+            source: RootfsSource::Block {
+                serial: IMAGE_DISK.into(),
+                fstype: "erofs".into(),
+            },
+            writable: WritableLayer::Tmpfs { size: None },
+        },
+        user: made.user.map(|user| UserName { user }),
+        stdio: stdio.clone(),
+    }));
+    let mut wait = Client::open(vsock)?;
+    wait.send(&create)?;
+    // The agent takes streams before and after their request: no need to wait in between.
+    let streams = Streams::attach(vsock, &stdio, ends)?;
+    wait.receive_created()?;
+    wait.call(&Request::Start(id.clone()))?;
+    Running::of(id, terminal, wait, vsock, streams)
+}
+
+/// Starts a further process in the container.
+pub fn exec(vsock: &Path, exec: Exec, ends: &Ends) -> Result<Running, SandboxError> {
+    let id = ProcessId {
+        container: exec.container.clone(),
+        process: exec.process.clone(),
+    };
+    let terminal = exec.spec.terminal().unwrap_or(false);
+    let stdio: Stdio = exec.stdio.clone();
+    let mut wait = Client::open(vsock)?;
+    wait.send(&Request::Exec(Box::new(exec)))?;
+    let streams = Streams::attach(vsock, &stdio, ends)?;
+    wait.receive_created()?;
+    Running::of(id, terminal, wait, vsock, streams)
+}
+
+impl Running {
+    fn of(
+        id: ProcessId,
+        has_terminal: bool,
+        mut wait: Client,
+        vsock: &Path,
+        streams: Streams,
+    ) -> Result<Self, SandboxError> {
+        wait.send_wait(&id)?;
+        // The program runs already: nobody waits for this second connection.
+        let side = Client::open(vsock)?;
+        Ok(Self {
+            id,
+            has_terminal,
+            wait,
+            side,
+            streams,
+        })
+    }
+
+    /// Takes the end that was waited for. Blocks: wait for [`Running::as_fd`] first.
+    pub fn take_exit(&mut self) -> Result<ExitStatus, ClientError> {
+        self.wait.receive_exited()
+    }
+
+    /// Passes a signal on; a change of the terminal's size becomes just that.
+    pub fn pass_on(&mut self, signal: Signal) -> Result<(), ClientError> {
+        if signal == Signal::SIGWINCH {
+            let Some((rows, columns)) = terminal::size().filter(|_| self.has_terminal) else {
+                return Ok(());
+            };
+            return self.side.send(&Request::Resize {
+                id: self.id.clone(),
+                rows,
+                columns,
+            });
+        }
+        let signal = signal as i32;
+        self.side.send(&Request::Kill {
+            id: self.id.clone(),
+            signal,
+            all: false,
+        })
+    }
+}
+
+impl AsFd for Running {
+    /// Readable when the process has ended (or its sandbox has).
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wait.as_fd()
+    }
+}

@@ -1,0 +1,146 @@
+//! Why a sandbox, or what was asked of it, failed.
+
+use std::io;
+
+use ampoule_protocol::message::ErrorKind;
+use nix::sys::signal::Signal;
+
+use super::guest::GuestFilesError;
+use super::registry::RegistryError;
+use super::spec::SpecError;
+use super::state::{StateError, Status};
+use super::streams::StreamError;
+use crate::agent::ClientError;
+use crate::image::StoreError;
+use crate::monitor::channel::ChannelError;
+use crate::monitor::spawn::SpawnError;
+
+/// Why a sandbox, or what was asked of it, failed.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each is its message
+pub enum SandboxError {
+    #[error(transparent)]
+    Image(#[from] StoreError),
+    #[error(transparent)]
+    GuestFiles(#[from] GuestFilesError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error(transparent)]
+    Agent(#[from] ClientError),
+    #[error(transparent)]
+    Streams(#[from] StreamError),
+    /// The monitor could not make the machine; its own words.
+    #[error("cannot start the sandbox: {0}")]
+    Machine(String),
+    /// The machine ended under the container.
+    #[error("the sandbox died: {reason}{}", console_part(.console))]
+    Died {
+        /// How.
+        reason: String,
+        /// The last of the guest's console.
+        console: String,
+    },
+    #[error(
+        "the guest's agent was not ready within {0} seconds: the guest hangs, or this host is too \
+         slow for it"
+    )]
+    NotReady(u64),
+    #[error("interrupted by {0} while the sandbox was being started")]
+    Interrupted(Signal),
+    #[error("container {name} is not running (it is {})", words(.status))]
+    NotRunning { name: String, status: Status },
+    #[error("container {0} is running: stop it first, or remove it with --force")]
+    Running(String),
+    #[error("container {0} does not end: its keeper (pid {1}) is still there")]
+    DoesNotEnd(String, i32),
+    #[error("{what}")]
+    Host {
+        /// What was attempted.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl SandboxError {
+    /// A failed operation of the host's kernel.
+    pub fn host(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Host { what, source }
+    }
+
+    /// Exit status as docker's: 127 for a program that is not there, 126 for one that cannot be
+    /// executed, 128 + N for an interruption, 125 for everything else.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Agent(ClientError::Agent(error)) => match error.kind {
+                ErrorKind::CommandNotFound => 127,
+                ErrorKind::CommandNotExecutable => 126,
+                _ => 125,
+            },
+            Self::Interrupted(signal) => u8::try_from(128 + *signal as i32).unwrap_or(125),
+            _ => 125,
+        }
+    }
+}
+
+fn words(status: &Status) -> &'static str {
+    match status {
+        Status::Created => "being started",
+        Status::Running => "running",
+        Status::Exited => "exited",
+    }
+}
+
+/// The console's last lines, indented, where there are any.
+fn console_part(console: &str) -> String {
+    let lines: Vec<&str> = console
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    let last = &lines[lines.len().saturating_sub(12)..];
+    last.iter().map(|line| format!("\n  | {line}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ampoule_protocol::message::AgentError;
+
+    #[test]
+    fn exit_statuses_are_dockers() {
+        let agent = |kind| {
+            SandboxError::Agent(ClientError::Agent(AgentError::new(kind, "x"))).exit_status()
+        };
+        assert_eq!(agent(ErrorKind::CommandNotFound), 127);
+        assert_eq!(agent(ErrorKind::CommandNotExecutable), 126);
+        assert_eq!(agent(ErrorKind::Internal), 125);
+        assert_eq!(
+            SandboxError::Interrupted(Signal::SIGTERM).exit_status(),
+            143
+        );
+        assert_eq!(SandboxError::Running("x".into()).exit_status(), 125);
+    }
+
+    #[test]
+    fn a_dead_guest_shows_its_last_lines() {
+        let console = (0..20).map(|n| format!("line {n}\n")).collect();
+        let text = SandboxError::Died {
+            reason: "it panicked".into(),
+            console,
+        }
+        .to_string();
+        assert!(
+            text.starts_with("the sandbox died: it panicked\n  | line 8\n"),
+            "{text}"
+        );
+    }
+}

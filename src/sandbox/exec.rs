@@ -1,0 +1,134 @@
+//! A further process in a running container, kept by the command that asked for it.
+
+use std::io;
+
+use ampoule_protocol::message::{Exec, UserName};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use std::os::fd::AsFd;
+
+use super::container::{self, CONTAINER, Running};
+use super::error::SandboxError;
+use super::launch::wait;
+use super::registry::Registry;
+use super::signals::Signals;
+use super::spec;
+use super::state::Status;
+use super::streams::{Ends, Streams};
+use super::terminal::{self, RawTerminal};
+
+/// What a user asks of a further process, in the words of `docker exec`.
+#[derive(Debug, Clone, Default)]
+pub struct ExecOptions {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// `K=V` over the container's environment.
+    pub env: Vec<String>,
+    /// Working directory; the container's by default.
+    pub workdir: Option<String>,
+    /// User; the container's by default.
+    pub user: Option<String>,
+    /// Carry standard input.
+    pub interactive: bool,
+    /// Give the program a terminal.
+    pub terminal: bool,
+    /// Do not wait for it.
+    pub detach: bool,
+}
+
+/// Runs a further process in the container named `wanted`: its exit code, 0 where it is detached.
+pub fn run(registry: &Registry, wanted: &str, options: ExecOptions) -> Result<u8, SandboxError> {
+    let signals = Signals::block().map_err(SandboxError::host("cannot block signals"))?;
+    let entry = registry.find(wanted)?;
+    if entry.state.status != Status::Running {
+        return Err(SandboxError::NotRunning {
+            name: entry.state.name,
+            status: entry.state.status,
+        });
+    }
+    let vsock = entry.folder.vsock();
+    let ends = Ends::Own {
+        stdin: options.interactive,
+    };
+    let (interactive, detach) = (options.interactive, options.detach);
+    let request = request(options, &ends)?;
+    let terminal = request.spec.terminal().unwrap_or(false);
+    let raw = if terminal && interactive && !detach {
+        RawTerminal::enter().map_err(SandboxError::host("cannot set the terminal to raw mode"))?
+    } else {
+        None
+    };
+    let mut running = container::exec(&vsock, request, &ends)?;
+    if detach {
+        return Ok(0);
+    }
+    let code = keep(&mut running, &signals);
+    drop(raw);
+    if let Some(source) = running.streams.failure() {
+        return Err(SandboxError::Host {
+            what: "cannot write the process's output",
+            source,
+        });
+    }
+    code
+}
+
+fn request(options: ExecOptions, ends: &Ends) -> Result<Exec, SandboxError> {
+    let process = new_name().map_err(SandboxError::host("cannot name the process"))?;
+    let size = options.terminal.then(terminal::size);
+    let spec = spec::exec_process(
+        options.command,
+        options.env,
+        options.workdir.as_deref(),
+        size,
+    )?;
+    let stdio = if options.detach {
+        Default::default()
+    } else {
+        Streams::names(&process, ends, options.terminal)
+    };
+    Ok(Exec {
+        container: CONTAINER.to_owned(),
+        process,
+        spec: Box::new(spec),
+        user: options.user.map(|user| UserName { user }),
+        inherit: true,
+        stdio,
+    })
+}
+
+/// Unique in the container, without asking anyone.
+fn new_name() -> io::Result<String> {
+    let mut bytes = [0u8; 8];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(format!("exec-{:016x}", u64::from_le_bytes(bytes)))
+}
+
+fn keep(running: &mut Running, signals: &Signals) -> Result<u8, SandboxError> {
+    let mut code = None;
+    loop {
+        let waits_for = if code.is_none() {
+            running.as_fd()
+        } else {
+            running.streams.as_fd()
+        };
+        let mut fds = [
+            PollFd::new(waits_for, PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match (wait(&mut fds, PollTimeout::NONE)?, code) {
+            (Some(0), None) => {
+                let status = running.take_exit()?;
+                code = Some(u8::try_from(status.code).unwrap_or(255));
+            }
+            (Some(0), Some(code)) => return Ok(code),
+            _ => {
+                let signal = signals
+                    .next()
+                    .map_err(SandboxError::host("cannot read a signal"))?;
+                if let Some(signal) = signal {
+                    running.pass_on(signal)?;
+                }
+            }
+        }
+    }
+}

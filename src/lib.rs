@@ -8,10 +8,13 @@
 //! * [`agent`]: host side of the agent protocol; everything it reads is hostile
 //! * [`monitor`]: the process that is the VMM of one sandbox
 //! * [`vmm`]: the machine; knows nothing of containers and could be used alone
+//! * [`report`], [`clock`]: how an error is told; when something happened
 
 pub mod agent;
 pub mod cli;
+pub mod clock;
 pub mod image;
 pub mod monitor;
+pub mod report;
 pub mod sandbox;
 pub mod vmm;

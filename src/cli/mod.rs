@@ -20,6 +20,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::report::chain;
 use crate::sandbox::detach::DetachError;
 use crate::sandbox::{Places, SandboxError};
 
@@ -152,16 +153,4 @@ pub fn main() -> ExitCode {
 
 fn tell(failure: &Failure) {
     eprintln!("ampoule: {}", chain(failure.error.as_ref()));
-}
-
-/// An error and its sources in one line.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }

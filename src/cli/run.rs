@@ -7,9 +7,9 @@ use clap::Args as ClapArgs;
 
 use super::arguments::{ProcessArgs, cpus, memory, terminal_for};
 use super::{Failure, Global};
+use crate::clock::now_us;
 use crate::image::Store;
 use crate::sandbox::detach;
-use crate::sandbox::timings::now_us;
 use crate::sandbox::{Ends, Options, SandboxError, keeper, terminal};
 
 /// Run a program of an image in a new container, in a microVM of its own
@@ -78,7 +78,9 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     let ends = Ends::Own {
         stdin: options.interactive,
     };
-    let outcome = keeper::run(&places, &image, &options, |_| Ok(ends), |_| {}, command_us)?;
+    let job =
+        keeper::Job { places: &places, image: &image, options: &options, command_us, timings };
+    let outcome = keeper::run(&job, |_| Ok(ends), |_| {})?;
     if let Some(lost) = outcome.lost_output {
         eprintln!("ampoule: the container's output could not be written: {lost}");
     }

@@ -12,12 +12,20 @@ pub struct MonitorConfig {
     pub machine: MachineConfig,
 }
 
-/// What the monitor tells. Times are `CLOCK_MONOTONIC` in microseconds.
+/// What the keeper asks of a running monitor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum MonitorRequest {
+    /// Answered with [`MonitorEvent::Timings`].
+    Timings,
+}
+
+/// What the monitor tells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum MonitorEvent {
-    /// The machine runs.
-    Running {
+    /// When the machine started. `CLOCK_MONOTONIC` in microseconds.
+    Timings {
         /// When the monitor's `main` was entered.
         entered_us: u64,
         /// When the first vCPU went into KVM_RUN for the first time.

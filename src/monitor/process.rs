@@ -1,4 +1,126 @@
-//! The monitor's own life, in order.
-pub fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    Ok(())
+//! The monitor's own life, in order: configuration, machine, events, end.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
+
+use super::channel::{Channel, ChannelError};
+use super::control::{Cause, MonitorConfig, MonitorEvent, MonitorRequest};
+use crate::clock::{micros, now_us};
+use crate::report::chain;
+use crate::vmm::exit::Exit;
+use crate::vmm::machine::{Machine, MachineError, Running};
+
+/// Most of the console that is told, in bytes: the last lines say why a guest died.
+const CONSOLE_LIMIT: usize = 4096;
+
+/// Why there is no monitor, beyond what it tells its keeper.
+#[derive(Debug, thiserror::Error)]
+pub enum MonitorError {
+    /// not started by a keeper
+    #[error("a monitor is started by a keeper, which gives it a control socket as standard input")]
+    NoKeeper(#[source] io::Error),
+    /// the control socket
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// the host's kernel
+    #[error("the monitor cannot wait for events")]
+    Wait(#[source] io::Error),
+}
+
+/// Runs the machine that the keeper on standard input asks for, until it or the keeper ends.
+pub fn main() -> Result<(), MonitorError> {
+    let entered_us = now_us();
+    die_of_panics();
+    let control = Channel::from_stdin().map_err(MonitorError::NoKeeper)?;
+    // The keeper reads its signals from a descriptor; a monitor is ended by them.
+    SigSet::all().thread_unblock().map_err(|errno| MonitorError::Wait(errno.into()))?;
+    let Some(config) = control.receive::<MonitorConfig>()? else { return Ok(()) };
+    let running = match Machine::new(config.machine).and_then(Machine::start) {
+        Ok(running) => running,
+        Err(error) => {
+            let message = chain(&error);
+            return Ok(control.send(&MonitorEvent::Failed { message })?);
+        }
+    };
+    serve(&control, &running, entered_us)?;
+    running.stop();
+    let console = running.console();
+    let cause = cause(running.finish());
+    let console = tail(&console.tail());
+    Ok(control.send(&MonitorEvent::Ended { cause, console })?)
+}
+
+/// Answers the keeper until the machine or the keeper ends.
+fn serve(control: &Channel, running: &Running, entered_us: u64) -> Result<(), MonitorError> {
+    // SAFETY: the descriptor lives as long as `running`, which this call borrows.
+    let ended = unsafe { BorrowedFd::borrow_raw(running.exit_event()) };
+    loop {
+        let mut fds = [
+            PollFd::new(ended, PollFlags::POLLIN),
+            PollFd::new(control.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(MonitorError::Wait(errno.into())),
+            Ok(_) => {}
+        }
+        if fds[0].any() == Some(true) {
+            return Ok(());
+        }
+        match control.receive()? {
+            Some(MonitorRequest::Timings) => {
+                let first_run_us = running.first_run().map_or(0, micros);
+                control.send(&MonitorEvent::Timings { entered_us, first_run_us })?;
+            }
+            None => return Ok(()),
+        }
+    }
+}
+
+fn cause(end: Result<Exit, MachineError>) -> Cause {
+    match end {
+        Ok(Exit::PowerOff | Exit::Reset) => Cause::Reset,
+        Ok(Exit::GuestPanic { message }) => Cause::Panic { message },
+        Ok(Exit::Stopped) => Cause::Stopped,
+        Err(error) => Cause::Failed { message: chain(&error) },
+    }
+}
+
+/// The end of the console, from the beginning of a line.
+fn tail(console: &str) -> String {
+    let mut from = console.len().saturating_sub(CONSOLE_LIMIT);
+    while !console.is_char_boundary(from) {
+        from += 1;
+    }
+    let cut = &console[from..];
+    let line = if from == 0 { 0 } else { cut.find('\n').map_or(0, |at| at + 1) };
+    cut[line..].to_owned()
+}
+
+/// A thread that panics leaves a machine that nobody serves: the whole process goes, and its
+/// keeper tells what it said.
+fn die_of_panics() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        tell(info);
+        process::abort();
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_consoles_end_begins_with_a_line() {
+        assert_eq!(tail("a\nb\n"), "a\nb\n");
+        let long = "äöü line\n".repeat(2000);
+        let end = tail(&long);
+        assert!(end.len() <= CONSOLE_LIMIT && end.starts_with("äöü line\n"));
+    }
 }

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use super::channel::{Channel, ChannelError};
-use super::control::{MonitorConfig, MonitorEvent};
+use super::control::{MonitorConfig, MonitorEvent, MonitorRequest};
 
 /// Most of a dead monitor's own words that are kept, in bytes.
 const WORDS_LIMIT: u64 = 4096;
@@ -54,6 +54,11 @@ impl Monitor {
     /// Its pid, valid until [`Monitor::end`].
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap_or(-1)
+    }
+
+    /// Asks it something.
+    pub fn ask(&self, request: MonitorRequest) -> Result<(), ChannelError> {
+        self.control.send(&request)
     }
 
     /// Takes what it tells next; `None` when it is gone.

@@ -13,9 +13,10 @@ use super::log::Log;
 use super::options::Options;
 use super::places::Places;
 use super::streams::Ends;
-use super::timings::now_us;
+use crate::clock::now_us;
 use crate::image::Store;
 use crate::monitor::channel::Channel;
+use crate::report::chain;
 
 /// What the keeper is to do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -109,10 +110,12 @@ pub fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
                 id: state.id.clone(),
             });
         };
-        keeper::run(&job.places, &image, &job.options, ends, started, command_us).map(drop)
+        let (places, options) = (&job.places, &job.options);
+        let kept = keeper::Job { places, image: &image, options, command_us, timings: false };
+        keeper::run(&kept, ends, started).map(drop)
     };
     if let Err(error) = run() {
-        let (status, message) = (error.exit_status(), crate::cli::chain(&error));
+        let (status, message) = (error.exit_status(), chain(&error));
         // Not heard where the container had started: then its state tells.
         let _ = channel.send(&Answer::Failed { status, message });
     }

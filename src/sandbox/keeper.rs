@@ -17,8 +17,9 @@ use super::spec;
 use super::state::{State, Status};
 use super::streams::Ends;
 use super::terminal::RawTerminal;
-use super::timings::{Timings, now_us};
+use super::timings::Timings;
 use crate::agent::Ready;
+use crate::clock::now_us;
 use crate::image::Image;
 
 /// So many requests to end, and a keeper no longer waits for its program to heed them (docker's
@@ -36,20 +37,34 @@ pub struct Outcome {
     pub timings: Timings,
 }
 
-/// Runs a container to its end. `started` is called when its program runs.
+/// What is to be kept.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// Where things are.
+    pub places: &'a Places,
+    /// The image, guarded as long as this.
+    pub image: &'a Image,
+    /// What the user asked for.
+    pub options: &'a Options,
+    /// When the command's `main` was entered.
+    pub command_us: u64,
+    /// Whether [`Outcome::timings`] is looked at.
+    pub timings: bool,
+}
+
+/// Runs a container to its end. `ends` says what its streams are tied to, while the guest boots;
+/// `started` is called when its program runs.
 ///
 /// On failure nothing is left behind.
 pub fn run(
-    places: &Places,
-    image: &Image,
-    options: &Options,
+    job: &Job<'_>,
     ends: impl FnOnce(&State) -> Result<Ends, SandboxError>,
     started: impl FnOnce(&State),
-    command_us: u64,
 ) -> Result<Outcome, SandboxError> {
+    let Job { places, image, options, .. } = *job;
     let signals = Signals::block().map_err(SandboxError::host("cannot block signals"))?;
     let (mut sandbox, listener) = Sandbox::launch(places, image, options)?;
-    sandbox.timings.command_us = command_us;
+    sandbox.timings.command_us = job.command_us;
     // Everything up to the next wait is done while the guest boots.
     let made = spec::container(&sandbox.state.id, &image.config, options)?;
     let ends = ends(&sandbox.state)?;
@@ -67,6 +82,9 @@ pub fn run(
     sandbox.state.started = Some(Timestamp::now());
     sandbox.write_state()?;
     started(&sandbox.state);
+    if job.timings {
+        sandbox.take_timings()?;
+    }
     // What others left is cleared when nobody waits for it; that it could not be is theirs to tell.
     let _ = sandbox.sweep();
 

@@ -14,8 +14,9 @@ use super::spec;
 use super::state::State;
 use super::timings::Timings;
 use crate::agent::{Ready, ReadyListener};
+use crate::clock::now_us;
 use crate::image::Image;
-use crate::monitor::control::{Cause, MonitorConfig, MonitorEvent};
+use crate::monitor::control::{Cause, MonitorConfig, MonitorEvent, MonitorRequest};
 use crate::monitor::spawn::Monitor;
 use crate::vmm::config::{DiskConfig, MachineConfig, SerialMode, VsockConfig};
 
@@ -116,14 +117,18 @@ impl Sandbox {
     ) -> Result<Ready, SandboxError> {
         loop {
             match self.wait_for_start(listener, signals)? {
-                Event::Monitor => self.take_start_event()?,
+                Event::Monitor => {
+                    if let Some(death) = self.death()? {
+                        return Err(death);
+                    }
+                }
                 Event::Ready => {
                     let ready = listener
                         .accept()
                         .map_err(|error| self.or_its_death(error))?;
                     let hello = &ready.hello;
                     self.timings.agent_us = hello.ready_us.saturating_sub(hello.entered_us);
-                    self.timings.ready_us = super::timings::now_us();
+                    self.timings.ready_us = now_us();
                     return Ok(ready);
                 }
                 Event::Signal => {
@@ -160,28 +165,16 @@ impl Sandbox {
         }
     }
 
-    fn take_start_event(&mut self) -> Result<(), SandboxError> {
-        match self.monitor.event()? {
-            Some(MonitorEvent::Running {
-                entered_us,
-                first_run_us,
-            }) => {
-                self.timings.monitor_us = entered_us;
-                self.timings.first_run_us = first_run_us;
-                Ok(())
-            }
-            Some(MonitorEvent::Failed { message }) => Err(SandboxError::Machine(message)),
-            Some(MonitorEvent::Ended { cause, console }) => Err(died(&cause, console)),
-            None => Err(self.monitor_gone()),
-        }
-    }
-
-    /// What the monitor's event says of the sandbox's death; `None` where it lives.
+    /// Takes the monitor's next event: the sandbox's death, or `None` where it lives.
     pub fn death(&mut self) -> Result<Option<SandboxError>, SandboxError> {
         Ok(match self.monitor.event()? {
             Some(MonitorEvent::Ended { cause, console }) => Some(died(&cause, console)),
             Some(MonitorEvent::Failed { message }) => Some(SandboxError::Machine(message)),
-            Some(MonitorEvent::Running { .. }) => None,
+            Some(MonitorEvent::Timings { entered_us, first_run_us }) => {
+                self.timings.monitor_us = entered_us;
+                self.timings.first_run_us = first_run_us;
+                None
+            }
             None => Some(self.monitor_gone()),
         })
     }
@@ -208,6 +201,12 @@ impl Sandbox {
                 _ => return error,
             }
         }
+    }
+
+    /// Asks the monitor when the machine started, and waits for its answer.
+    pub fn take_timings(&mut self) -> Result<(), SandboxError> {
+        self.monitor.ask(MonitorRequest::Timings)?;
+        self.death()?.map_or(Ok(()), Err)
     }
 
     fn monitor_gone(&mut self) -> SandboxError {
@@ -258,7 +257,7 @@ impl Sandbox {
         } else if let Some(kept) = self.kept.take() {
             self.registry.remove(kept)?;
         }
-        self.timings.cleared_us = super::timings::now_us();
+        self.timings.cleared_us = now_us();
         Ok(self.timings)
     }
 }

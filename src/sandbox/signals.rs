@@ -34,12 +34,6 @@ impl Signals {
         })
     }
 
-    /// Undoes, in a child, what its parent blocked.
-    pub fn unblock() -> io::Result<()> {
-        let mask: SigSet = PASSED_ON.into_iter().collect();
-        Ok(mask.thread_unblock()?)
-    }
-
     /// The next one that has arrived.
     pub fn next(&self) -> io::Result<Option<Signal>> {
         let Some(info) = self.fd.read_signal()? else {

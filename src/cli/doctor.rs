@@ -1,0 +1,173 @@
+//! `ampoule doctor`: what this host has, what it lacks, and the command that mends it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args as ClapArgs;
+
+use super::{Failure, Global};
+use crate::sandbox::GuestFiles;
+use crate::vmm::probe::{KvmReality, probe};
+
+/// Say what this host has and lacks, and what mends it
+///
+/// Exit status: 0 where containers can be run, else 1.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// Print only what KVM is: real, interpreted, absent or forbidden
+    #[arg(long)]
+    probe: bool,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, PartialEq, Eq)]
+enum Finding {
+    /// It is as it should be.
+    Good(String),
+    /// It can be lived with.
+    Weak(String),
+    /// Containers cannot be run; and what mends it.
+    Bad(String, &'static str),
+}
+
+/// Runs the verb.
+pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
+    let kvm = probe();
+    if args.probe {
+        println!("{}", word(&kvm));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let places = global.places();
+    let findings = [
+        ("KVM", of_kvm(&kvm)),
+        ("guest", of_guest()),
+        ("images and logs", of_folder(&places.data)),
+        ("state", of_folder(&places.state)),
+        ("memory", of_memory(fs::read_to_string("/proc/meminfo"))),
+        ("tap devices", of_tun()),
+    ];
+    print!("{}", told(&findings));
+    let bad = findings.iter().any(|(_, finding)| matches!(finding, Finding::Bad(..)));
+    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn told(findings: &[(&str, Finding)]) -> String {
+    let mut text = String::new();
+    for (name, finding) in findings {
+        let (mark, words, mend) = match finding {
+            Finding::Good(words) => ("ok  ", words, None),
+            Finding::Weak(words) => ("weak", words, None),
+            Finding::Bad(words, mend) => ("BAD ", words, Some(mend)),
+        };
+        text += &format!("{mark}  {name}: {words}\n");
+        if let Some(mend) = mend {
+            text += &format!("      → {mend}\n");
+        }
+    }
+    text
+}
+
+fn word(kvm: &KvmReality) -> &'static str {
+    match kvm {
+        KvmReality::Real { .. } => "real",
+        KvmReality::Interpreted { .. } => "interpreted",
+        KvmReality::NotPermitted => "forbidden",
+        KvmReality::Absent(_) => "absent",
+    }
+}
+
+fn of_kvm(kvm: &KvmReality) -> Finding {
+    match kvm {
+        KvmReality::Real { ips } => {
+            Finding::Good(format!("/dev/kvm runs guest kernels at {:.0} million instructions a second", ips / 1e6))
+        }
+        KvmReality::Interpreted { ips } => Finding::Bad(
+            format!(
+                "/dev/kvm interprets guest kernels, at {:.1} million instructions a second: Linux \
+                 does not boot on it in useful time",
+                ips / 1e6
+            ),
+            "use a host with hardware virtualization, or try things in tools/kvm-host",
+        ),
+        KvmReality::NotPermitted => Finding::Bad(
+            "this user may not open /dev/kvm".into(),
+            "run as root, or join its group: usermod -aG kvm \"$USER\", then log in again",
+        ),
+        KvmReality::Absent(why) => Finding::Bad(
+            why.clone(),
+            "load the module (modprobe kvm_intel or kvm_amd), switch virtualization on in the \
+             firmware or the hypervisor, or try things in tools/kvm-host",
+        ),
+    }
+}
+
+fn of_guest() -> Finding {
+    match GuestFiles::find(None) {
+        Ok(files) => Finding::Good(format!(
+            "{} and {}",
+            files.kernel.display(),
+            files.initramfs.display()
+        )),
+        Err(error) => Finding::Bad(
+            error.to_string(),
+            "run tools/build-kernel and tools/build-guest in ampoule's source",
+        ),
+    }
+}
+
+/// Whether the folder, or the nearest one above it that is there, takes files of this user.
+fn of_folder(folder: &Path) -> Finding {
+    let there = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    match nix::unistd::access(there, nix::unistd::AccessFlags::W_OK) {
+        Ok(()) => Finding::Good(folder.display().to_string()),
+        Err(errno) => Finding::Bad(
+            format!("{} cannot be written: {}", there.display(), errno.desc()),
+            "run as root, or choose folders with --root and --state",
+        ),
+    }
+}
+
+fn of_memory(meminfo: io::Result<String>) -> Finding {
+    let kib = meminfo.ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    });
+    match kib {
+        Some(kib) if kib >= 256 << 10 => Finding::Good(format!("{} MiB available", kib >> 10)),
+        Some(kib) => Finding::Weak(format!("only {} MiB available", kib >> 10)),
+        None => Finding::Weak("/proc/meminfo does not tell what is available".into()),
+    }
+}
+
+/// Only `ampoule vm run --net` needs them.
+fn of_tun() -> Finding {
+    let opened = fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+    match opened {
+        Ok(_) => Finding::Good("/dev/net/tun can be opened".into()),
+        Err(error) => Finding::Weak(format!("`ampoule vm run --net` needs /dev/net/tun: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_bad_comes_with_what_mends_it() {
+        for kvm in [KvmReality::Absent("none".into()), KvmReality::NotPermitted] {
+            assert!(matches!(of_kvm(&kvm), Finding::Bad(..)));
+        }
+        assert!(matches!(of_kvm(&KvmReality::Interpreted { ips: 1e6 }), Finding::Bad(..)));
+        assert!(matches!(of_kvm(&KvmReality::Real { ips: 1e9 }), Finding::Good(_)));
+    }
+
+    #[test]
+    fn little_memory_is_weak() {
+        let of = |kib: u64| of_memory(Ok(format!("MemTotal: 9 kB\nMemAvailable: {kib} kB\n")));
+        assert!(matches!(of(1 << 20), Finding::Good(_)));
+        assert!(matches!(of(1 << 10), Finding::Weak(_)));
+        assert!(matches!(of_memory(Ok(String::new())), Finding::Weak(_)));
+    }
+}

@@ -5,6 +5,8 @@
 //! `metrics.rs`, and `error.rs`.
 
 mod interrupt;
+pub mod mmio;
+pub mod rng;
 
 pub use interrupt::Interrupt;
 
@@ -88,7 +90,9 @@ pub trait VirtioDevice: MutEventSubscriber + Send {
 /// Copies the part of a configuration space that a read asks for.
 pub fn read_config_space(space: &[u8], offset: u64, data: &mut [u8]) {
     data.fill(0);
-    let Some(from) = usize::try_from(offset).ok().and_then(|o| space.get(o..)) else { return };
+    let Some(from) = usize::try_from(offset).ok().and_then(|o| space.get(o..)) else {
+        return;
+    };
     let n = from.len().min(data.len());
     data[..n].copy_from_slice(&from[..n]);
 }

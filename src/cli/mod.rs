@@ -4,6 +4,7 @@
 //! that prints errors is [`main`].
 
 mod arguments;
+mod doctor;
 mod exec;
 mod keeper;
 mod logs;
@@ -13,6 +14,7 @@ mod rm;
 mod run;
 mod stop;
 mod table;
+mod vm;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -64,6 +66,8 @@ enum Verb {
     Logs(logs::Args),
     Stop(stop::Args),
     Rm(rm::Args),
+    Doctor(doctor::Args),
+    Vm(vm::Args),
     #[command(hide = true)]
     Monitor(monitor::Args),
     #[command(hide = true)]
@@ -79,6 +83,8 @@ impl Verb {
             Self::Logs(args) => logs::run(&args, global),
             Self::Stop(args) => stop::run(args, global),
             Self::Rm(args) => rm::run(args, global),
+            Self::Doctor(args) => doctor::run(&args, global),
+            Self::Vm(args) => vm::run(args),
             Self::Monitor(_) => monitor::run(),
             Self::Keeper => keeper::run(),
         }

@@ -5,6 +5,8 @@
 //! `metrics.rs`, and `error.rs`.
 
 mod interrupt;
+pub mod mmio;
+pub mod rng;
 
 pub use interrupt::Interrupt;
 

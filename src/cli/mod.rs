@@ -34,7 +34,10 @@ pub struct Failure {
 
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { status: FAILED, error: error.into() }
+        Self {
+            status: FAILED,
+            error: error.into(),
+        }
     }
 }
 

@@ -18,7 +18,10 @@ pub struct Interrupt {
 impl Interrupt {
     /// An interrupt that writes to `line` (registered with KVM as an irqfd).
     pub fn new(line: EventFd) -> Self {
-        Self { status: AtomicU32::new(0), line }
+        Self {
+            status: AtomicU32::new(0),
+            line,
+        }
     }
 
     /// The device has used buffers.

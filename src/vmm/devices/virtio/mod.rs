@@ -4,8 +4,16 @@
 //! `queue.rs` or a name that says what its requests are, `event_handler.rs` (its events),
 //! `metrics.rs`, and `error.rs`.
 
+pub mod block;
+mod buffers;
+mod counter;
 mod interrupt;
+pub mod net;
+mod ring;
+#[cfg(test)]
+mod testing;
 
+pub use counter::Counter;
 pub use interrupt::Interrupt;
 
 use std::os::fd::AsRawFd;
@@ -88,7 +96,9 @@ pub trait VirtioDevice: MutEventSubscriber + Send {
 /// Copies the part of a configuration space that a read asks for.
 pub fn read_config_space(space: &[u8], offset: u64, data: &mut [u8]) {
     data.fill(0);
-    let Some(from) = usize::try_from(offset).ok().and_then(|o| space.get(o..)) else { return };
+    let Some(from) = usize::try_from(offset).ok().and_then(|o| space.get(o..)) else {
+        return;
+    };
     let n = from.len().min(data.len());
     data[..n].copy_from_slice(&from[..n]);
 }

@@ -3,6 +3,8 @@
 //! A verb is a `clap` argument struct and `run(args) -> Result<ExitCode, Failure>`; the one place
 //! that prints errors is [`main`].
 
+mod vm;
+
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -21,7 +23,10 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {}
+enum Verb {
+    /// Machines without containers.
+    Vm(vm::Args),
+}
 
 /// Why a verb failed, and with which exit status.
 #[derive(Debug)]
@@ -52,8 +57,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(status);
         }
     };
-    let done: Result<ExitCode, Failure> = match cli.verb {};
-    #[allow(unreachable_code)]
+    let done: Result<ExitCode, Failure> = match cli.verb {
+        Verb::Vm(args) => vm::run(args),
+    };
     done.unwrap_or_else(|failure| {
         eprintln!("ampoule: {}", chain(failure.error.as_ref()));
         ExitCode::from(failure.status)

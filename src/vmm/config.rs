@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::vmm::arch::x86_64::layout::MAX_VIRTIO_DEVICES;
+
 /// Most vCPUs of a machine: what one IO-APIC and 8-bit APIC ids serve with room to spare.
 pub const MAX_VCPUS: u8 = 32;
 
@@ -74,4 +76,99 @@ pub struct VsockConfig {
     pub guest_cid: u64,
     /// Unix socket of the host side.
     pub uds_path: PathBuf,
+}
+
+/// A configuration that no machine can be made of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// too few or too many vCPUs
+    #[error("{0} vCPUs: a machine has 1 to {MAX_VCPUS}")]
+    Vcpus(u8),
+    /// too little or too much memory
+    #[error("{0} MiB of memory: a machine has {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}")]
+    Memory(u32),
+    /// more devices than interrupt lines
+    #[error("{0} virtio devices: a machine has at most {MAX_VIRTIO_DEVICES}")]
+    Devices(usize),
+}
+
+impl MachineConfig {
+    /// Checks every number against its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if !(1..=MAX_VCPUS).contains(&self.vcpus) {
+            return Err(ConfigError::Vcpus(self.vcpus));
+        }
+        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
+            return Err(ConfigError::Memory(self.memory_mib));
+        }
+        match self.virtio_devices() {
+            n if n > MAX_VIRTIO_DEVICES => Err(ConfigError::Devices(n)),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many virtio devices the machine has.
+    pub fn virtio_devices(&self) -> usize {
+        let single = usize::from(self.vsock.is_some()) + usize::from(self.rng);
+        self.disks
+            .len()
+            .saturating_add(self.nets.len())
+            .saturating_add(single)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> MachineConfig {
+        MachineConfig {
+            kernel: "vmlinux".into(),
+            initrd: None,
+            cmdline: String::new(),
+            vcpus: 1,
+            memory_mib: 128,
+            serial: SerialMode::Off,
+            disks: Vec::new(),
+            nets: Vec::new(),
+            vsock: None,
+            rng: false,
+        }
+    }
+
+    #[test]
+    fn ranges_are_checked_at_both_ends() {
+        let with = |change: fn(&mut MachineConfig)| {
+            let mut config = config();
+            change(&mut config);
+            config.validate()
+        };
+        assert_eq!(with(|_| {}), Ok(()));
+        assert_eq!(with(|c| c.vcpus = MAX_VCPUS), Ok(()));
+        assert_eq!(with(|c| c.vcpus = 0), Err(ConfigError::Vcpus(0)));
+        assert_eq!(with(|c| c.vcpus = 33), Err(ConfigError::Vcpus(33)));
+        assert_eq!(with(|c| c.memory_mib = 15), Err(ConfigError::Memory(15)));
+        assert_eq!(
+            with(|c| c.memory_mib = u32::MAX),
+            Err(ConfigError::Memory(u32::MAX))
+        );
+    }
+
+    #[test]
+    fn every_device_needs_a_line() {
+        let disk = DiskConfig {
+            path: "d".into(),
+            read_only: true,
+            serial: None,
+        };
+        let mut config = config();
+        config.rng = true;
+        config.disks = vec![disk.clone(); MAX_VIRTIO_DEVICES - 1];
+        assert_eq!(config.validate(), Ok(()));
+        config.disks.push(disk);
+        assert_eq!(
+            config.validate(),
+            Err(ConfigError::Devices(MAX_VIRTIO_DEVICES + 1))
+        );
+    }
 }

@@ -1,4 +1,25 @@
 //! The machine: KVM, memory, vCPUs, boot and devices. Knows nothing of containers.
+//!
+//! * [`config`]: what a machine is made of
+//! * [`machine`]: a machine from its configuration to its end
+//! * [`boot`]: from a kernel file to guest memory
+//! * [`memory`], [`kvm`], [`vcpu`], [`arch`]: what it stands on
+//! * [`console`]: what the guest last said, and what that means
+//! * [`exit`]: how it ends
+//! * [`devices`]: what the guest sees
+//! * [`probe`]: whether KVM is there and real
 
+pub mod arch;
+pub mod boot;
 pub mod config;
+pub mod console;
 pub mod devices;
+pub mod exit;
+pub mod kvm;
+pub mod machine;
+pub mod memory;
+pub mod probe;
+pub mod vcpu;
+
+#[cfg(test)]
+mod test_kernel;

@@ -1,7 +1,7 @@
 //! A device's interrupt: the status register (virtio 1.2, 4.2.2) and the irqfd behind it.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -12,6 +12,8 @@ const CONFIGURATION_CHANGE: u32 = 2;
 #[derive(Debug)]
 pub struct Interrupt {
     status: AtomicU32,
+    generation: AtomicU32,
+    needs_reset: AtomicBool,
     line: EventFd,
 }
 
@@ -20,6 +22,8 @@ impl Interrupt {
     pub fn new(line: EventFd) -> Self {
         Self {
             status: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
+            needs_reset: AtomicBool::new(false),
             line,
         }
     }
@@ -29,9 +33,33 @@ impl Interrupt {
         self.raise(USED_BUFFER)
     }
 
-    /// The device's configuration space, or its need of a reset, has changed.
+    /// The device's configuration space has changed.
     pub fn configuration_changed(&self) -> io::Result<()> {
+        self.generation.fetch_add(1, Ordering::AcqRel);
         self.raise(CONFIGURATION_CHANGE)
+    }
+
+    /// The device cannot go on until the driver resets it (virtio 1.2, 2.1.2): for a driver that
+    /// has broken a ring.
+    pub fn needs_reset(&self) -> io::Result<()> {
+        self.needs_reset.store(true, Ordering::Release);
+        self.raise(CONFIGURATION_CHANGE)
+    }
+
+    /// Whether the device waits for a reset.
+    pub fn waits_for_reset(&self) -> bool {
+        self.needs_reset.load(Ordering::Acquire)
+    }
+
+    /// The driver has reset the device.
+    pub fn reset(&self) {
+        self.needs_reset.store(false, Ordering::Release);
+        self.status.store(0, Ordering::Release);
+    }
+
+    /// ConfigGeneration register.
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// InterruptStatus register.

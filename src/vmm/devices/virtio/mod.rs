@@ -8,8 +8,10 @@ pub mod block;
 mod buffers;
 mod counter;
 mod interrupt;
+pub mod mmio;
 pub mod net;
 mod ring;
+pub mod rng;
 #[cfg(test)]
 mod testing;
 

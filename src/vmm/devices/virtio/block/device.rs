@@ -8,7 +8,7 @@ use virtio_bindings::virtio_blk::{
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_queue::QueueT;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::disk::{Disk, SECTOR_SHIFT};
 use super::error::BlockError;
@@ -64,7 +64,8 @@ impl Block {
     pub fn new(config: &DiskConfig) -> Result<Self, BlockError> {
         let id = serial_number(config)?;
         let disk = Disk::open(config)?;
-        let event = EventFd::new(EFD_NONBLOCK).map_err(BlockError::EventFd)?;
+        let event =
+            EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(BlockError::EventFd)?;
         Ok(Self {
             id,
             config: config_space(disk.sectors()),
@@ -126,10 +127,16 @@ impl Block {
 
     /// Stops after the driver broke its ring; only a reset helps.
     fn stop(&mut self, error: &RingError) {
+        let Some(Active { interrupt, .. }) = self.active.take() else {
+            return;
+        };
+        // A driver that does it again and again must not fill the host's log.
         if self.metrics.stopped.add(1) == 0 {
             log::warn!("block device stopped: {error:?}");
         }
-        self.active = None;
+        if let Err(error) = interrupt.needs_reset() {
+            log::debug!("block device: interrupt not raised: {error}");
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_queue::QueueT;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::error::NetError;
 use super::mac;
@@ -61,7 +61,8 @@ impl Net {
     pub fn new(config: &NetConfig) -> Result<Self, NetError> {
         let mac = mac::choose(config.mac)?;
         let tap = Tap::open(&config.tap)?;
-        let event = || EventFd::new(EFD_NONBLOCK).map_err(NetError::EventFd);
+        let event =
+            || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(NetError::EventFd);
         Ok(Self {
             tap,
             config: config_space(mac),
@@ -133,10 +134,16 @@ impl Net {
 
     /// Stops after the driver broke a ring; only a reset helps.
     fn stop(&mut self, error: &RingError) {
+        let Some(Active { interrupt, .. }) = self.active.take() else {
+            return;
+        };
+        // A driver that does it again and again must not fill the host's log.
         if self.metrics.stopped.add(1) == 0 {
             log::warn!("network device stopped: {error:?}");
         }
-        self.active = None;
+        if let Err(error) = interrupt.needs_reset() {
+            log::debug!("network device: interrupt not raised: {error}");
+        }
     }
 }
 

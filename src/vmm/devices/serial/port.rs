@@ -1,0 +1,196 @@
+//! The port: vm-superio's 16550A, whose output is always kept and, when asked for, printed.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::mem::ManuallyDrop;
+use std::os::fd::FromRawFd;
+use std::sync::{Arc, Mutex};
+
+use vm_superio::serial::SerialEvents;
+use vm_superio::{Serial, Trigger};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::vmm::config::SerialMode;
+use crate::vmm::console::{Event, Ring, Scanner};
+use crate::vmm::exit::lock;
+
+const FIRST: u16 = 0x3f8;
+const REGISTERS: u16 = 8;
+
+/// Which of its registers `port` is, if any.
+pub fn offset(port: u16) -> Option<u8> {
+    let offset = port
+        .checked_sub(FIRST)
+        .filter(|offset| *offset < REGISTERS)?;
+    u8::try_from(offset).ok()
+}
+
+/// Readable while the port's output lives on after the machine.
+#[derive(Debug, Clone)]
+pub struct Console(Arc<Mutex<Ring>>);
+
+impl Console {
+    /// The last output of the guest, at most 64 KiB.
+    pub fn tail(&self) -> String {
+        lock(&self.0).text()
+    }
+}
+
+/// The serial port.
+pub struct Port {
+    uart: Serial<Line, Drained, Output>,
+}
+
+impl std::fmt::Debug for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Port").finish_non_exhaustive()
+    }
+}
+
+impl Port {
+    /// A port whose output also goes to standard output if `mode` says so.
+    pub fn new(mode: SerialMode) -> io::Result<(Self, Console)> {
+        let ring = Arc::new(Mutex::new(Ring::default()));
+        let output = Output {
+            ring: ring.clone(),
+            scanner: Scanner::default(),
+            said: None,
+            stdout: (mode == SerialMode::Stdio).then(stdout),
+        };
+        let drained = match mode {
+            SerialMode::Off => None,
+            SerialMode::Stdio => Some(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?),
+        };
+        let line = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        let uart = Serial::with_events(Line(line), Drained(drained), output);
+        Ok((Self { uart }, Console(ring)))
+    }
+
+    /// The eventfd that raises the port's interrupt.
+    pub fn line(&self) -> &EventFd {
+        &self.uart.interrupt_evt().0
+    }
+
+    /// A copy of the eventfd that is written when the guest has read all input.
+    pub(super) fn drained(&self) -> io::Result<Option<EventFd>> {
+        self.uart
+            .events()
+            .0
+            .as_ref()
+            .map(EventFd::try_clone)
+            .transpose()
+    }
+
+    /// The guest reads a register.
+    pub fn read(&mut self, offset: u8) -> u8 {
+        self.uart.read(offset)
+    }
+
+    /// The guest writes a register; tells what the line that this ends means.
+    pub fn write(&mut self, offset: u8, value: u8) -> Option<Event> {
+        if let Err(error) = self.uart.write(offset, value) {
+            log::debug!("serial port: {error:?}");
+        }
+        self.uart.writer_mut().said.take()
+    }
+
+    /// Bytes that [`Port::give`] takes at once.
+    pub(super) fn room(&self) -> usize {
+        self.uart.fifo_capacity()
+    }
+
+    /// Gives the guest input, at most [`Port::room`] bytes.
+    pub(super) fn give(&mut self, input: &[u8]) {
+        if let Err(error) = self.uart.enqueue_raw_bytes(input) {
+            log::debug!("serial port: {error:?}");
+        }
+    }
+}
+
+/// Raises the port's interrupt line.
+struct Line(EventFd);
+
+impl Trigger for Line {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// Tells the input side that there is room again.
+struct Drained(Option<EventFd>);
+
+impl SerialEvents for Drained {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+    fn in_buffer_empty(&self) {
+        if let Some(event) = &self.0 {
+            // A counter that would overflow is readable already.
+            let _ = event.write(1);
+        }
+    }
+}
+
+/// Standard output without a buffer and never closed.
+fn stdout() -> ManuallyDrop<File> {
+    // SAFETY: the descriptor is not closed, so that this is no other owner; on a process without
+    // a standard output, writes fail.
+    ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDOUT_FILENO) })
+}
+
+struct Output {
+    ring: Arc<Mutex<Ring>>,
+    scanner: Scanner,
+    said: Option<Event>,
+    stdout: Option<ManuallyDrop<File>>,
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        {
+            let mut ring = lock(&self.ring);
+            for byte in bytes {
+                ring.push(*byte);
+                self.said = self.said.take().or(self.scanner.push(*byte));
+            }
+        }
+        if let Some(stdout) = &mut self.stdout {
+            // Not write_all: it would try again after the signal that stops this thread. A byte
+            // that nobody reads is kept in the ring.
+            let _ = stdout.write(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eight_ports_belong_to_it() {
+        assert_eq!(offset(0x3f7), None);
+        assert_eq!(offset(0x3f8), Some(0));
+        assert_eq!(offset(0x3ff), Some(7));
+        assert_eq!(offset(0x400), None);
+    }
+
+    #[test]
+    fn input_raises_the_line_and_reading_all_tells() {
+        let (mut port, _) = Port::new(SerialMode::Stdio).unwrap();
+        let drained = port.drained().unwrap().unwrap();
+        port.write(1, 1);
+        port.give(b"ab");
+        assert_eq!(port.line().read().unwrap(), 1);
+        assert_eq!(port.read(0), b'a');
+        assert!(drained.read().is_err());
+        assert_eq!(port.read(0), b'b');
+        assert_eq!(drained.read().unwrap(), 1);
+    }
+}

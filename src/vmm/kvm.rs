@@ -1,0 +1,132 @@
+//! The KVM side of a machine: the VM, its memory slots and its interrupt controllers.
+
+use std::path::Path;
+
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
+use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
+use vmm_sys_util::errno;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::vmm::arch::x86_64::cpuid::Cpuid;
+use crate::vmm::arch::x86_64::layout::KVM_TSS;
+
+/// Where KVM is.
+pub const DEVICE: &str = "/dev/kvm";
+
+/// KVM refused something.
+#[derive(Debug, thiserror::Error)]
+pub enum KvmError {
+    /// there is no usable KVM
+    #[error("cannot open {DEVICE}{}", hint(.0))]
+    Open(#[source] errno::Error),
+    /// an ioctl failed
+    #[error("KVM cannot {what}")]
+    Refused {
+        /// what was asked of it
+        what: &'static str,
+        /// why
+        #[source]
+        source: errno::Error,
+    },
+}
+
+fn hint(error: &errno::Error) -> &'static str {
+    match error.errno() {
+        libc::EACCES | libc::EPERM => " (is this user in the group kvm?)",
+        libc::ENOENT if !Path::new("/sys/module/kvm").exists() => {
+            " (the kernel has no kvm module loaded: modprobe kvm_intel or kvm_amd)"
+        }
+        _ => "",
+    }
+}
+
+impl KvmError {
+    /// For `map_err`: `what` KVM was asked for.
+    pub fn refused(what: &'static str) -> impl FnOnce(errno::Error) -> Self {
+        move |source| Self::Refused { what, source }
+    }
+}
+
+/// A VM with memory and interrupt controllers, without vCPUs.
+#[derive(Debug)]
+pub struct Vm {
+    fd: VmFd,
+    cpuid: Cpuid,
+    // The slots point into it: it is unmapped after the VM is gone.
+    _memory: GuestMemoryMmap,
+}
+
+impl Vm {
+    /// A VM for `vcpus` processors with `memory`.
+    pub fn new(memory: &GuestMemoryMmap, vcpus: u8) -> Result<Self, KvmError> {
+        let kvm = Kvm::new().map_err(KvmError::Open)?;
+        let fd = kvm
+            .create_vm()
+            .map_err(KvmError::refused("create a virtual machine"))?;
+        set_memory(&fd, memory)?;
+        fd.set_tss_address(KVM_TSS)
+            .map_err(KvmError::refused("place the task state segment"))?;
+        // Before the vCPUs, so that each gets its local APIC. No PIT: its kernel thread and the
+        // guest's calibration against it cost time, and the TSC deadline timer serves instead.
+        fd.create_irq_chip()
+            .map_err(KvmError::refused("create the interrupt controllers"))?;
+        let supported = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(KvmError::refused("say what CPUID it supports"))?;
+        let tsc_deadline = fd.check_extension(Cap::TscDeadlineTimer);
+        let cpuid = Cpuid::new(supported.as_slice(), vcpus, tsc_deadline);
+        Ok(Self {
+            fd,
+            cpuid,
+            _memory: memory.clone(),
+        })
+    }
+
+    /// The VM itself, for its vCPUs.
+    pub fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
+    /// What its vCPUs say to CPUID.
+    pub fn cpuid(&self) -> &Cpuid {
+        &self.cpuid
+    }
+
+    /// Makes a write to `line` an edge on interrupt line `irq`.
+    pub fn bind_interrupt(&self, line: &EventFd, irq: u32) -> Result<(), KvmError> {
+        self.fd
+            .register_irqfd(line, irq)
+            .map_err(KvmError::refused("bind an interrupt line"))
+    }
+
+    /// Makes the guest's 32-bit write of `value` to `address` a write to `event`, without a vCPU
+    /// leaving the kernel.
+    pub fn bind_notification(
+        &self,
+        event: &EventFd,
+        address: u64,
+        value: u32,
+    ) -> Result<(), KvmError> {
+        self.fd
+            .register_ioevent(event, &IoEventAddress::Mmio(address), value)
+            .map_err(KvmError::refused("bind a queue's notification"))
+    }
+}
+
+fn set_memory(fd: &VmFd, memory: &GuestMemoryMmap) -> Result<(), KvmError> {
+    for (slot, region) in (0u32..).zip(memory.iter()) {
+        let slot = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the region is mapped for as long as `memory` or a clone of it lives, and `Vm`
+        // keeps one; regions of a `GuestMemoryMmap` do not overlap.
+        unsafe { fd.set_user_memory_region(slot) }
+            .map_err(KvmError::refused("take the guest's memory"))?;
+    }
+    Ok(())
+}

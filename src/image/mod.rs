@@ -1,1 +1,22 @@
 //! Images: archives, the store, and flattening into one EROFS file.
+//!
+//! ```text
+//! archive ──► store::unpack ──► layer ──► tree ──► erofs ──► images/HEX/rootfs.erofs
+//!  (files)     (digests)       (entries)  (names)  (bytes)
+//! ```
+//!
+//! All of an archive is hostile. Names from it reach the tree in memory and no file system of the
+//! host; what it makes the host hold or do is counted in [`limits`].
+
+mod compression;
+pub mod digest;
+pub mod erofs;
+pub mod layer;
+pub mod limits;
+pub mod tar_stream;
+pub mod tree;
+
+#[cfg(test)]
+mod testing;
+
+pub use digest::Digest;

@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use clap::{Args as ClapArgs, ValueEnum};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::json;
 
+use super::age::age;
 use super::table::Table;
 use super::{Failure, Global};
 use crate::sandbox::{Registry, State, Status};
@@ -127,40 +128,9 @@ fn shorten(command: &str) -> String {
     command.chars().take(19).chain(['…']).collect()
 }
 
-/// A length of time in docker's words.
-fn age(time: SignedDuration) -> String {
-    let seconds = time.as_secs().max(0);
-    let plural = |n: i64, unit: &str| format!("{n} {unit}{}", if n == 1 { "" } else { "s" });
-    match seconds {
-        0 => "Less than a second".to_owned(),
-        1..=59 => plural(seconds, "second"),
-        60..=119 => "About a minute".to_owned(),
-        120..=3599 => plural(seconds / 60, "minute"),
-        3600..=7199 => "About an hour".to_owned(),
-        7200..=172_799 => plural(seconds / 3600, "hour"),
-        _ => plural(seconds / 86400, "day"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ages_are_in_dockers_words() {
-        let cases = [
-            (-5, "Less than a second"),
-            (1, "1 second"),
-            (59, "59 seconds"),
-            (61, "About a minute"),
-            (600, "10 minutes"),
-            (7200, "2 hours"),
-            (200_000, "2 days"),
-        ];
-        for (seconds, words) in cases {
-            assert_eq!(age(SignedDuration::from_secs(seconds)), words);
-        }
-    }
 
     #[test]
     fn long_commands_are_shortened() {

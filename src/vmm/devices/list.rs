@@ -11,6 +11,7 @@ use super::virtio::block::{Block, BlockError};
 use super::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, SharedDevice};
 use super::virtio::net::{Net, NetError};
 use super::virtio::rng::Rng;
+use super::virtio::vsock::{Vsock, VsockError};
 use crate::vmm::arch::x86_64::layout::{FIRST_IRQ, LAST_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
 use crate::vmm::boot::Announced;
 use crate::vmm::config::MachineConfig;
@@ -26,6 +27,9 @@ pub enum DeviceError {
     /// a network device
     #[error(transparent)]
     Net(#[from] NetError),
+    /// the vsock device
+    #[error(transparent)]
+    Vsock(#[from] VsockError),
     /// the entropy device
     #[error("cannot make the entropy device")]
     Rng(#[source] io::Error),
@@ -42,6 +46,9 @@ pub fn make(config: &MachineConfig) -> Result<Vec<SharedDevice>, DeviceError> {
     }
     for net in &config.nets {
         devices.push(Arc::new(Mutex::new(Net::new(net)?)));
+    }
+    if let Some(vsock) = &config.vsock {
+        devices.push(Arc::new(Mutex::new(Vsock::new(vsock)?)));
     }
     if config.rng {
         devices.push(Arc::new(Mutex::new(Rng::new().map_err(DeviceError::Rng)?)));

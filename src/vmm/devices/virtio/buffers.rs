@@ -183,7 +183,8 @@ struct Mark {
 }
 
 impl Segments {
-    fn new(memory: &GuestMemoryMmap) -> Self {
+    /// No range yet, of `memory`.
+    pub fn new(memory: &GuestMemoryMmap) -> Self {
         Self {
             memory: memory.clone(),
             ranges: Vec::new(),
@@ -294,6 +295,36 @@ impl Segments {
         }
         self.ranges.clear();
         self.first = 0;
+    }
+
+    /// Drops what is behind the first `n` bytes.
+    pub fn truncate(&mut self, n: usize) {
+        let mut rest = self.len.saturating_sub(n);
+        self.len -= rest;
+        while let Some(range) = self.ranges.last_mut().filter(|_| rest > 0) {
+            let cut = rest.min(range.iov_len);
+            range.iov_len -= cut;
+            rest -= cut;
+            if range.iov_len == 0 {
+                self.ranges.pop();
+            }
+        }
+    }
+
+    /// Moves the first `n` bytes into `front`, in place of what that held; if there are fewer,
+    /// changes nothing and returns `false`.
+    #[must_use]
+    pub fn split_front(&mut self, n: usize, front: &mut Self) -> bool {
+        if n > self.len {
+            return false;
+        }
+        front.clear();
+        front.memory.clone_from(&self.memory);
+        front.ranges.extend(self.ranges.iter().skip(self.first));
+        front.len = self.len;
+        front.truncate(n);
+        self.consume(n);
+        true
     }
 
     /// Sets the last byte apart: it is no longer part of the list, and waits for

@@ -14,6 +14,7 @@ mod ring;
 pub mod rng;
 #[cfg(test)]
 mod testing;
+pub mod vsock;
 
 pub use counter::Counter;
 pub use interrupt::Interrupt;

@@ -117,6 +117,16 @@ impl Driver {
         self.write(at, &bytes);
     }
 
+    /// The descriptor that the next chain begins with.
+    pub fn next_head(&self) -> u16 {
+        self.next_descriptor % self.size
+    }
+
+    /// The used index up to which chains were looked at.
+    pub fn seen(&self) -> u16 {
+        self.used
+    }
+
     /// Offers a chain of buffers and returns its head.
     pub fn offer(&mut self, buffers: &[Buffer]) -> u16 {
         let head = self.next_descriptor % self.size;

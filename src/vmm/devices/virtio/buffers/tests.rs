@@ -54,6 +54,44 @@ fn a_header_may_be_spread_over_segments() {
 }
 
 #[test]
+fn a_front_is_split_off_wherever_it_ends() {
+    let chain = [
+        writable(DATA, 3),
+        writable(DATA + 100, 4),
+        writable(DATA + 200, 2),
+    ];
+    for n in 0..=9 {
+        let (driver, buffers) = loaded(&chain);
+        let mut rest = buffers.unwrap().writable;
+        let mut front = Segments::new(&driver.memory);
+        assert!(!rest.split_front(10, &mut front));
+        assert_eq!((rest.len(), front.len()), (9, 0));
+        assert!(rest.split_front(n, &mut front));
+        assert_eq!((front.len(), rest.len()), (n, 9 - n));
+        assert!(front.write(&b"123456789"[..n]));
+        assert!(rest.write(&b"123456789"[n..]));
+        assert_eq!(driver.read(DATA, 3), b"123");
+        assert_eq!(driver.read(DATA + 100, 4), b"4567");
+        assert_eq!(driver.read(DATA + 200, 2), b"89");
+    }
+}
+
+#[test]
+fn a_list_is_cut_wherever_it_is_to_end() {
+    for n in 0..=10 {
+        let (driver, buffers) = loaded(&[readable(DATA, 4), readable(DATA + 100, 5)]);
+        driver.write(DATA, b"abcd");
+        driver.write(DATA + 100, b"efghi");
+        let mut segments = buffers.unwrap().readable;
+        segments.truncate(n);
+        let mut bytes = vec![0; n.min(9)];
+        assert_eq!(segments.len(), bytes.len());
+        assert!(segments.read(&mut bytes));
+        assert_eq!(bytes, b"abcdefghi"[..n.min(9)]);
+    }
+}
+
+#[test]
 fn the_last_byte_is_written_wherever_it_is() {
     for lens in [&[5u32, 4][..], &[9][..], &[8, 1][..]] {
         let mut at = DATA;

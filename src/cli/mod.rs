@@ -3,6 +3,9 @@
 //! A verb is a `clap` argument struct and `run(args) -> Result<ExitCode, Failure>`; the one place
 //! that prints errors is [`main`].
 
+mod image;
+mod load;
+
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -21,7 +24,14 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {}
+enum Verb {
+    Load(load::Args),
+    Image(image::Args),
+    /// List images (as `ampoule image ls`)
+    Images(image::ls::Args),
+    /// Remove images (as `ampoule image rm`)
+    Rmi(image::rm::Args),
+}
 
 /// Why a verb failed, and with which exit status.
 #[derive(Debug)]
@@ -49,12 +59,21 @@ pub fn main() -> ExitCode {
             return ExitCode::from(status);
         }
     };
-    let done: Result<ExitCode, Failure> = match cli.verb {};
-    #[allow(unreachable_code)]
+    let done = match cli.verb {
+        Verb::Load(args) => load::run(&args),
+        Verb::Image(args) => image::run(&args),
+        Verb::Images(args) => image::ls::run(&args),
+        Verb::Rmi(args) => image::rm::run(&args),
+    };
     done.unwrap_or_else(|failure| {
-        eprintln!("ampoule: {}", chain(failure.error.as_ref()));
+        report(failure.error.as_ref());
         ExitCode::from(failure.status)
     })
+}
+
+/// Prints an error to standard error.
+fn report(error: &(dyn Error + 'static)) {
+    eprintln!("ampoule: {}", chain(error));
 }
 
 /// An error and its sources in one line.

@@ -1,1 +1,24 @@
 //! Images: archives, the store, and flattening into one EROFS file.
+//!
+//! ```text
+//! archive ──► store::unpack ──► layer ──► tree ──► erofs ──► images/HEX/rootfs.erofs
+//!  (files)     (digests)       (entries)  (names)  (bytes)
+//! ```
+//!
+//! All of an archive is hostile. Names from it reach the tree in memory and no file system of the
+//! host; what it makes the host hold or do is counted in [`limits`].
+
+pub mod archive;
+mod compression;
+pub mod digest;
+pub mod erofs;
+pub mod layer;
+pub mod limits;
+pub mod reference;
+pub mod store;
+pub mod tar_stream;
+pub mod tree;
+
+pub use digest::Digest;
+pub use reference::{Reference, ReferenceError};
+pub use store::{Image, LoadError, Loaded, Progress, Removed, Store, StoreError};

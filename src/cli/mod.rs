@@ -6,7 +6,9 @@
 mod arguments;
 mod doctor;
 mod exec;
+mod image;
 mod keeper;
+mod load;
 mod logs;
 mod monitor;
 mod ps;
@@ -61,6 +63,12 @@ impl Global {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::Args),
+    Load(load::Args),
+    Image(image::Args),
+    /// List images (as `ampoule image ls`)
+    Images(image::ls::Args),
+    /// Remove images (as `ampoule image rm`)
+    Rmi(image::rm::Args),
     Ps(ps::Args),
     Exec(exec::Args),
     Logs(logs::Args),
@@ -78,6 +86,10 @@ impl Verb {
     fn run(self, global: &Global) -> Result<ExitCode, Failure> {
         match self {
             Self::Run(args) => run::run(args, global),
+            Self::Load(args) => load::run(&args),
+            Self::Image(args) => image::run(&args),
+            Self::Images(args) => image::ls::run(&args),
+            Self::Rmi(args) => image::rm::run(&args),
             Self::Ps(args) => ps::run(&args, global),
             Self::Exec(args) => exec::run(args, global),
             Self::Logs(args) => logs::run(&args, global),
@@ -158,5 +170,10 @@ pub fn main() -> ExitCode {
 }
 
 fn tell(failure: &Failure) {
-    eprintln!("ampoule: {}", chain(failure.error.as_ref()));
+    report(failure.error.as_ref());
+}
+
+/// Prints an error to standard error.
+fn report(error: &(dyn Error + 'static)) {
+    eprintln!("ampoule: {}", chain(error));
 }

@@ -1,23 +1,24 @@
-//! stand-in
-use std::path::{Path, PathBuf};
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    #[error("x")]
-    X,
-}
-#[derive(Debug)]
-pub struct Image {
-    pub id: String,
-    pub rootfs: PathBuf,
-    pub config: oci_spec::image::ImageConfiguration,
-}
-#[derive(Debug)]
-pub struct Store;
-impl Store {
-    pub fn open(_: &Path) -> Result<Self, StoreError> {
-        Err(StoreError::X)
-    }
-    pub fn get(&self, _: &str) -> Result<Image, StoreError> {
-        Err(StoreError::X)
-    }
-}
+//! Images: archives, the store, and flattening into one EROFS file.
+//!
+//! ```text
+//! archive ──► store::unpack ──► layer ──► tree ──► erofs ──► images/HEX/rootfs.erofs
+//!  (files)     (digests)       (entries)  (names)  (bytes)
+//! ```
+//!
+//! All of an archive is hostile. Names from it reach the tree in memory and no file system of the
+//! host; what it makes the host hold or do is counted in [`limits`].
+
+pub mod archive;
+mod compression;
+pub mod digest;
+pub mod erofs;
+pub mod layer;
+pub mod limits;
+pub mod reference;
+pub mod store;
+pub mod tar_stream;
+pub mod tree;
+
+pub use digest::Digest;
+pub use reference::{Reference, ReferenceError};
+pub use store::{Image, LoadError, Loaded, Progress, Removed, Store, StoreError};

@@ -3,6 +3,8 @@
 //! Unknown fields are ignored, so that a field can be added without a new version; unknown
 //! requests are answered with [`ErrorKind::Unsupported`].
 
+use std::path::PathBuf;
+
 use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +55,11 @@ pub enum RootfsSource {
         serial: String,
         /// File system on it: `erofs` or `ext4`.
         fstype: String,
+    },
+    /// A directory that the guest has already, such as one on a shared file system.
+    Directory {
+        /// Absolute path in the agent's own mount namespace.
+        path: PathBuf,
     },
 }
 
@@ -198,6 +205,10 @@ pub enum Request {
     /// End the guest: kill every container, sync, reset the machine. Answered with
     /// [`Reply::Done`] before the reset.
     Shutdown,
+    /// A request that this side does not know: what any other name is read as. Answered with
+    /// [`ErrorKind::Unsupported`].
+    #[serde(other)]
+    Unknown,
 }
 
 /// How a process ended.

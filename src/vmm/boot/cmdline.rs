@@ -12,9 +12,11 @@ use crate::vmm::config::SerialMode;
 /// * `tsc=reliable`: no watchdog on the time stamp counter, KVM keeps it in step
 /// * `random.trust_cpu=on`: the random number generator is ready from the start
 /// * `cryptomgr.notests`: ciphers are not tried out at every start
+/// * `rcupdate.rcu_expedited=1`: mounts and namespaces do not wait for grace periods
+/// * `swiotlb=noforce`: no bounce buffers for devices that reach all memory
 /// * `i8042.*`: no search for a keyboard and a mouse
 const DEFAULTS: &str = "reboot=k panic=-1 tsc=reliable random.trust_cpu=on cryptomgr.notests \
-                        i8042.noaux i8042.nomux i8042.dumbkbd i8042.nopnp";
+                        rcupdate.rcu_expedited=1 swiotlb=noforce i8042.noaux i8042.nomux i8042.dumbkbd i8042.nopnp";
 
 /// Without a console, only what a kernel says when it dies or halts is written, through the early
 /// console, which costs a handful of port writes at start; the serial driver finds no port.

@@ -7,7 +7,9 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::virtio::Interrupt;
+use super::virtio::block::{Block, BlockError};
 use super::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, SharedDevice};
+use super::virtio::net::{Net, NetError};
 use super::virtio::rng::Rng;
 use crate::vmm::arch::x86_64::layout::{FIRST_IRQ, LAST_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
 use crate::vmm::boot::Announced;
@@ -18,6 +20,12 @@ use crate::vmm::kvm::{KvmError, Vm};
 /// A device cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
+    /// a block device
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    /// a network device
+    #[error(transparent)]
+    Net(#[from] NetError),
     /// the entropy device
     #[error("cannot make the entropy device")]
     Rng(#[source] io::Error),
@@ -29,6 +37,12 @@ pub enum DeviceError {
 /// The devices in the order in which the guest numbers them.
 pub fn make(config: &MachineConfig) -> Result<Vec<SharedDevice>, DeviceError> {
     let mut devices: Vec<SharedDevice> = Vec::with_capacity(config.virtio_devices());
+    for disk in &config.disks {
+        devices.push(Arc::new(Mutex::new(Block::new(disk)?)));
+    }
+    for net in &config.nets {
+        devices.push(Arc::new(Mutex::new(Net::new(net)?)));
+    }
     if config.rng {
         devices.push(Arc::new(Mutex::new(Rng::new().map_err(DeviceError::Rng)?)));
     }

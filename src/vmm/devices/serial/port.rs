@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsFd, FromRawFd};
 use std::sync::{Arc, Mutex};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
@@ -16,6 +17,14 @@ use crate::vmm::exit::lock;
 
 const FIRST: u16 = 0x3f8;
 const REGISTERS: u16 = 8;
+
+/// Interrupt enable register.
+const IER: u8 = 1;
+/// Line status register.
+const LSR: u8 = 5;
+
+/// Most bytes that wait to be printed.
+const PENDING_MAX: usize = 1024;
 
 /// Which of its registers `port` is, if any.
 pub fn offset(port: u16) -> Option<u8> {
@@ -37,8 +46,13 @@ impl Console {
 }
 
 /// The serial port.
+///
+/// Output is printed by the line. A part of a line is printed when the guest has nothing more to
+/// send for now, as it shows by setting its interrupts, which is how Linux ends a message, or by
+/// asking for the line's status twice with nothing sent between.
 pub struct Port {
     uart: Serial<Line, Drained, Output>,
+    asked: bool,
 }
 
 impl std::fmt::Debug for Port {
@@ -55,7 +69,7 @@ impl Port {
             ring: ring.clone(),
             scanner: Scanner::default(),
             said: None,
-            stdout: (mode == SerialMode::Stdio).then(stdout),
+            stdout: (mode == SerialMode::Stdio).then(Stdout::new),
         };
         let drained = match mode {
             SerialMode::Off => None,
@@ -63,7 +77,7 @@ impl Port {
         };
         let line = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         let uart = Serial::with_events(Line(line), Drained(drained), output);
-        Ok((Self { uart }, Console(ring)))
+        Ok((Self { uart, asked: false }, Console(ring)))
     }
 
     /// The eventfd that raises the port's interrupt.
@@ -83,15 +97,26 @@ impl Port {
 
     /// The guest reads a register.
     pub fn read(&mut self, offset: u8) -> u8 {
+        if offset == LSR {
+            if self.asked {
+                self.uart.writer_mut().print();
+            }
+            self.asked = true;
+        }
         self.uart.read(offset)
     }
 
     /// The guest writes a register; tells what the line that this ends means.
     pub fn write(&mut self, offset: u8, value: u8) -> Option<Event> {
+        self.asked = false;
         if let Err(error) = self.uart.write(offset, value) {
             log::debug!("serial port: {error:?}");
         }
-        self.uart.writer_mut().said.take()
+        let output = self.uart.writer_mut();
+        if offset == IER {
+            output.print();
+        }
+        output.said.take()
     }
 
     /// Bytes that [`Port::give`] takes at once.
@@ -133,39 +158,88 @@ impl SerialEvents for Drained {
     }
 }
 
-/// Standard output without a buffer and never closed.
-fn stdout() -> ManuallyDrop<File> {
-    // SAFETY: the descriptor is not closed, so that this is no other owner; on a process without
-    // a standard output, writes fail.
-    ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDOUT_FILENO) })
+/// Standard output by whole lines.
+struct Stdout {
+    file: ManuallyDrop<File>,
+    pending: Vec<u8>,
+}
+
+impl Stdout {
+    fn new() -> Self {
+        // SAFETY: the descriptor is not closed, so that this is no other owner; on a process
+        // without a standard output, writes fail.
+        let file = ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDOUT_FILENO) });
+        Self {
+            file,
+            pending: Vec::with_capacity(PENDING_MAX),
+        }
+    }
+
+    fn push(&mut self, byte: u8) {
+        self.pending.push(byte);
+        if byte == b'\n' || self.pending.len() == PENDING_MAX {
+            self.print();
+        }
+    }
+
+    /// Prints what waits. What nobody takes is dropped; the ring has it.
+    fn print(&mut self) {
+        let mut rest = self.pending.as_slice();
+        while !rest.is_empty() {
+            match self.file.write(rest) {
+                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
+                    if poll(&mut fds, PollTimeout::NONE).is_err() {
+                        break;
+                    }
+                }
+                // Interrupted too: the one signal that comes here stops this thread.
+                Err(_) => break,
+            }
+        }
+        self.pending.clear();
+    }
 }
 
 struct Output {
     ring: Arc<Mutex<Ring>>,
     scanner: Scanner,
     said: Option<Event>,
-    stdout: Option<ManuallyDrop<File>>,
+    stdout: Option<Stdout>,
+}
+
+impl Output {
+    fn print(&mut self) {
+        if let Some(stdout) = &mut self.stdout {
+            stdout.print();
+        }
+    }
 }
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        {
-            let mut ring = lock(&self.ring);
-            for byte in bytes {
-                ring.push(*byte);
-                self.said = self.said.take().or(self.scanner.push(*byte));
-            }
+        let mut ring = lock(&self.ring);
+        for byte in bytes {
+            ring.push(*byte);
+            self.said = self.said.take().or(self.scanner.push(*byte));
         }
+        drop(ring);
         if let Some(stdout) = &mut self.stdout {
-            // Not write_all: it would try again after the signal that stops this thread. A byte
-            // that nobody reads is kept in the ring.
-            let _ = stdout.write(bytes);
+            bytes.iter().for_each(|byte| stdout.push(*byte));
         }
         Ok(bytes.len())
     }
 
+    /// The port asks for it after every byte: see [`Port`] for when it is done.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.print();
     }
 }
 

@@ -4,10 +4,18 @@
 //! `queue.rs` or a name that says what its requests are, `event_handler.rs` (its events),
 //! `metrics.rs`, and `error.rs`.
 
+pub mod block;
+mod buffers;
+mod counter;
 mod interrupt;
 pub mod mmio;
+pub mod net;
+mod ring;
 pub mod rng;
+#[cfg(test)]
+mod testing;
 
+pub use counter::Counter;
 pub use interrupt::Interrupt;
 
 use std::os::fd::AsRawFd;

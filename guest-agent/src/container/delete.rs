@@ -1,0 +1,30 @@
+//! `Delete`: what is left of an ended container is removed.
+
+use std::sync::Arc;
+
+use super::Container;
+use crate::Agent;
+use crate::error::Result;
+
+/// Forgets a container that has ended or was never started. Its mounts went with the last process
+/// of its mount namespace.
+pub fn delete(agent: &Agent, name: &str) -> Result<()> {
+    let container = agent.containers.find(name)?;
+    container.state().may_delete(name)?;
+    discard(agent, &container)
+}
+
+/// Kills and removes whatever there is of a container.
+pub fn discard(agent: &Agent, container: &Arc<Container>) -> Result<()> {
+    container.control().take();
+    agent.watcher.forget(&container.name);
+    let removed = container.cgroup.remove();
+    let processes: Vec<_> = container.processes().by_name.values().cloned().collect();
+    for process in processes {
+        process.abandon(&agent.streams);
+    }
+    if removed.is_ok() {
+        agent.containers.remove(&container.name);
+    }
+    removed
+}

@@ -1,0 +1,115 @@
+//! Runs a setup stage up to the point where its process waits for the start.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio as CommandStdio};
+use std::sync::Arc;
+
+use super::process::Process;
+use super::stdio::Stdio;
+use crate::Agent;
+use crate::cgroup::Cgroup;
+use crate::error::{Doing, Error, Result};
+use crate::setup::{Job, Order, Report, channel};
+
+/// What is launched.
+pub struct Launch<'a> {
+    /// The setup stage's work.
+    pub job: &'a Job,
+    /// Where the process belongs.
+    pub cgroup: &'a Cgroup,
+    /// The process whose namespaces it joins.
+    pub join: Option<&'a OwnedFd>,
+    /// Its stdio.
+    pub stdio: Stdio,
+}
+
+/// Starts the setup stage and returns the process that it made, and the way to start it.
+///
+/// `on_exit` is called from the agent's main loop when that process has ended.
+pub fn launch(
+    agent: &'static Agent,
+    launch: Launch<'_>,
+    on_exit: impl FnOnce(&Process, i32) + Send + 'static,
+) -> Result<(Arc<Process>, UnixStream)> {
+    let procs = launch.cgroup.procs()?;
+    let mut descriptors: Vec<BorrowedFd<'_>> = vec![procs.as_fd()];
+    descriptors.extend(launch.join.map(AsFd::as_fd));
+    descriptors.extend(launch.stdio.process_side.iter().map(AsFd::as_fd));
+
+    let control = spawn(agent)?;
+    channel::send(&control, launch.job, &descriptors)?;
+    let process = match receive(&control)?.0 {
+        Report::Process(pid) => Arc::new(Process::new(pid)?),
+        report => return Err(unexpected(report)),
+    };
+    let watched = process.clone();
+    agent
+        .reaper
+        .watch(process.pid(), move |code| on_exit(&watched, code));
+    channel::order(&control, Order::LetGo)?;
+
+    // From here on the process is ours: whatever fails must not leave it behind.
+    let result = finish(agent, &control, launch.stdio, &process);
+    if result.is_err() {
+        let _ = process.signal(libc::SIGKILL);
+        process.abandon(&agent.streams);
+    }
+    result.map(|()| (process, control))
+}
+
+fn finish(
+    agent: &'static Agent,
+    control: &UnixStream,
+    stdio: Stdio,
+    process: &Arc<Process>,
+) -> Result<()> {
+    match receive(control)? {
+        (Report::Ready, terminal) => {
+            if let Some(master) = terminal.into_iter().next() {
+                process.set_terminal(master);
+            }
+            stdio.attach(agent, process)
+        }
+        (report, _) => Err(unexpected(report)),
+    }
+}
+
+/// Tells a process that waits to execute its program, and sees whether it can.
+pub fn start(control: &UnixStream) -> Result<()> {
+    channel::order(control, Order::Start)?;
+    // The descriptor is close-on-exec: its end is the success.
+    match channel::receive::<Report>(control)? {
+        None => Ok(()),
+        Some((report, _)) => Err(unexpected(report)),
+    }
+}
+
+fn receive(control: &UnixStream) -> Result<(Report, Vec<OwnedFd>)> {
+    match channel::receive(control)? {
+        Some(message) => Ok(message),
+        None => Err(Error::system(
+            "set up the process",
+            std::io::ErrorKind::UnexpectedEof,
+        )),
+    }
+}
+
+fn unexpected(report: Report) -> Error {
+    match report {
+        Report::Failed(error) => Error::Reported(error),
+        report => Error::Invalid(format!("the setup stage reported {report:?} out of turn")),
+    }
+}
+
+/// The stage's exit is collected by the reaper like every child's.
+fn spawn(agent: &Agent) -> Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair().doing(|| "make a socket pair")?;
+    Command::new(&agent.program)
+        .arg(crate::setup::ARGUMENT)
+        .env_clear()
+        .stdin(CommandStdio::from(OwnedFd::from(theirs)))
+        .spawn()
+        .doing(|| format!("run {} {}", agent.program.display(), crate::setup::ARGUMENT))?;
+    Ok(ours)
+}

@@ -1,0 +1,118 @@
+//! Serves requests: a thread for each connection, since a `Wait` must not hold up the others.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ampoule_protocol::VERSION;
+use ampoule_protocol::frame::{self, FrameError};
+use ampoule_protocol::message::{AgentError, ErrorKind, Hello, Reply, Request};
+
+use crate::error::Result;
+use crate::transport::{Connection, Listener};
+use crate::{Agent, container, log, shutdown, thread};
+
+/// Connections at once. Each waiting client of the host has one.
+const MAX_CONNECTIONS: usize = 512;
+
+static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
+
+/// Takes connections for ever; returns where the listening socket fails.
+pub fn serve(agent: &'static Agent, listener: &Listener) -> io::Error {
+    loop {
+        let connection = match listener.accept() {
+            Ok(connection) => connection,
+            Err(e) => return e,
+        };
+        if CONNECTIONS.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
+            CONNECTIONS.fetch_sub(1, Ordering::Relaxed);
+            log::line("too many connections: one was refused");
+            continue;
+        }
+        let started = thread::spawn("request", move || {
+            if let Err(e) = converse(agent, &connection) {
+                log::line(&format!("a connection failed: {e}"));
+            }
+            CONNECTIONS.fetch_sub(1, Ordering::Relaxed);
+        });
+        if let Err(e) = started {
+            return e;
+        }
+    }
+}
+
+/// One connection, from hello to end.
+fn converse(agent: &'static Agent, connection: &Connection) -> std::result::Result<(), FrameError> {
+    let (mut from, mut to) = (connection, connection);
+    let hello: Hello = frame::read(&mut from)?;
+    frame::write(
+        &mut to,
+        &Hello {
+            version: VERSION,
+            entered_us: 0,
+            ready_us: 0,
+        },
+    )?;
+    if hello.version != VERSION {
+        let message = format!(
+            "protocol version {}, the agent's is {VERSION}",
+            hello.version
+        );
+        let error = AgentError::new(ErrorKind::Unsupported, message);
+        return frame::write(&mut to, &Reply::Error(error));
+    }
+    loop {
+        let body = match frame::read_bytes(&mut from) {
+            Err(FrameError::Closed) => return Ok(()),
+            body => body?,
+        };
+        let request = frame::parse::<Request>(&body);
+        drop(body);
+        let is_shutdown = matches!(request, Ok(Request::Shutdown));
+        let reply = match request {
+            Ok(request) => answer(agent, request).unwrap_or_else(|e| Reply::Error(e.into())),
+            Err(e) => Reply::Error(AgentError::new(ErrorKind::InvalidArgument, describe(&e))),
+        };
+        frame::write(&mut to, &reply)?;
+        if is_shutdown {
+            connection.wait_for_end(shutdown::REPLY_DEADLINE);
+            shutdown::end(agent.ending);
+        }
+    }
+}
+
+fn describe(error: &FrameError) -> String {
+    match error {
+        FrameError::Malformed(e) => format!("malformed request: {e}"),
+        other => other.to_string(),
+    }
+}
+
+fn answer(agent: &'static Agent, request: Request) -> Result<Reply> {
+    match request {
+        Request::Create(create) => {
+            container::create(agent, *create).map(|pid| Reply::Created { pid })
+        }
+        Request::Start(id) => container::start(agent, &id).map(|()| Reply::Done),
+        Request::Exec(exec) => container::exec(agent, *exec).map(|pid| Reply::Created { pid }),
+        Request::Kill { id, signal, all } => {
+            container::kill(agent, &id, signal, all).map(|()| Reply::Done)
+        }
+        Request::Resize { id, rows, columns } => {
+            container::resize(agent, &id, rows, columns).map(|()| Reply::Done)
+        }
+        Request::Wait(id) => container::wait(agent, &id).map(Reply::Exited),
+        Request::Processes { container } => {
+            container::processes(agent, &container).map(|pids| Reply::Processes { pids })
+        }
+        Request::Delete { container } => container::delete(agent, &container).map(|()| Reply::Done),
+        Request::Shutdown => {
+            shutdown::prepare(agent);
+            Ok(Reply::Done)
+        }
+        Request::Unknown => Err(AgentError::new(
+            ErrorKind::Unsupported,
+            "the agent does not know the request",
+        )
+        .into()),
+    }
+}

@@ -1,0 +1,156 @@
+//! Device nodes and links below the container's `/dev`.
+//!
+//! OCI runtime specification, "Linux Container Configuration", sections "Devices" and "Default
+//! Devices".
+
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{Mode, SFlag, fchmodat, fstatat, makedev, mknodat};
+use nix::unistd::{Gid, Uid, fchownat, symlinkat};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
+
+use super::paths::Root;
+use crate::error::{Doing, Error, Result};
+
+/// Devices that every container has: path, major, minor.
+const DEFAULT: [(&str, u64, u64); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+/// Links that every container has: path, target.
+const LINKS: [(&str, &str); 5] = [
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+    ("/dev/ptmx", "pts/ptmx"),
+];
+
+struct Node<'a> {
+    path: &'a Path,
+    kind: SFlag,
+    device: libc::dev_t,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+/// Makes the default devices, the spec's and the links; unless `/dev` is a bind mount, which is
+/// complete as it is.
+pub fn make_all(spec: &Spec, root: &Root) -> Result<()> {
+    if is_dev_bound(spec) {
+        return Ok(());
+    }
+    let configured = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.devices().as_deref());
+    let configured = configured.unwrap_or_default();
+    for (path, major, minor) in DEFAULT {
+        let path = Path::new(path);
+        if !configured.iter().any(|device| device.path() == path) {
+            let device = makedev(major, minor);
+            make(
+                root,
+                &Node {
+                    path,
+                    kind: SFlag::S_IFCHR,
+                    device,
+                    mode: 0o666,
+                    uid: 0,
+                    gid: 0,
+                },
+            )?;
+        }
+    }
+    for device in configured {
+        make(root, &node(device)?)?;
+    }
+    for (path, target) in LINKS {
+        link(root, Path::new(path), target)?;
+    }
+    Ok(())
+}
+
+fn is_dev_bound(spec: &Spec) -> bool {
+    spec.mounts().iter().flatten().any(|mount| {
+        let bound = mount.typ().as_deref() == Some("bind")
+            || mount
+                .options()
+                .iter()
+                .flatten()
+                .any(|o| o == "bind" || o == "rbind");
+        bound && mount.destination() == Path::new("/dev")
+    })
+}
+
+fn node(device: &LinuxDevice) -> Result<Node<'_>> {
+    let path = device.path().as_path();
+    let invalid = || Error::Invalid(format!("device {}", path.display()));
+    let kind = match device.typ() {
+        LinuxDeviceType::B => SFlag::S_IFBLK,
+        LinuxDeviceType::C | LinuxDeviceType::U => SFlag::S_IFCHR,
+        LinuxDeviceType::P => SFlag::S_IFIFO,
+        LinuxDeviceType::A => return Err(invalid()),
+    };
+    let number = |value: i64| u64::try_from(value).map_err(|_| invalid());
+    let device_number = if kind == SFlag::S_IFIFO {
+        0
+    } else {
+        makedev(number(device.major())?, number(device.minor())?)
+    };
+    Ok(Node {
+        path,
+        kind,
+        device: device_number,
+        mode: device.file_mode().unwrap_or(0o666) & 0o7777,
+        uid: device.uid().unwrap_or(0),
+        gid: device.gid().unwrap_or(0),
+    })
+}
+
+fn make(root: &Root, node: &Node<'_>) -> Result<()> {
+    let action = || format!("make the device {}", node.path.display());
+    let (directory, name) = root.make_parent(node.path)?;
+    match mknodat(
+        &directory,
+        name.as_path(),
+        node.kind,
+        Mode::empty(),
+        node.device,
+    ) {
+        Ok(()) => {}
+        Err(Errno::EEXIST) => {
+            let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+            let found = fstatat(&directory, name.as_path(), flags).doing(action)?;
+            let kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
+            if kind != node.kind || found.st_rdev != node.device {
+                return Err(Errno::EEXIST).doing(action);
+            }
+        }
+        Err(e) => return Err(e).doing(action),
+    }
+    let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
+    let no_follow = AtFlags::AT_SYMLINK_NOFOLLOW;
+    fchownat(&directory, name.as_path(), Some(uid), Some(gid), no_follow).doing(action)?;
+    // Nobody else has this mount namespace yet, and the node is known to be no link.
+    let mode = Mode::from_bits_truncate(node.mode);
+    let follow = nix::sys::stat::FchmodatFlags::FollowSymlink;
+    fchmodat(&directory, name.as_path(), mode, follow).doing(action)
+}
+
+fn link(root: &Root, path: &Path, target: &str) -> Result<()> {
+    let (directory, name) = root.make_parent(path)?;
+    match symlinkat(target, &directory, name.as_path()) {
+        // What the image has there is the image's.
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(e) => Err(e).doing(|| format!("link {}", path.display())),
+    }
+}

@@ -1,0 +1,263 @@
+//! The setup stage: the agent's binary, executed anew and single-threaded, that becomes a
+//! container's process.
+//!
+//! A threaded process must not fork and go on with code like this, so the agent runs itself with
+//! the argument [`ARGUMENT`] and talks to it over its standard input, a socket:
+//!
+//! | agent | setup stage |
+//! | --- | --- |
+//! | [`Job`], with the descriptors of [`Descriptors`] | |
+//! | | enters the cgroup and the namespaces, forks; [`Report::Process`] names the child |
+//! | registers the child; [`Order::LetGo`] | |
+//! | | the parent exits: the child is the agent's own from now on, never collected unregistered |
+//! | | the child sets itself up; [`Report::Ready`], with its terminal's master if it has one |
+//! | [`Order::Start`] | |
+//! | | executes the program, which closes the socket; else [`Report::Failed`] |
+
+mod capabilities;
+pub mod channel;
+mod create;
+mod cwd;
+mod devices;
+mod join;
+mod masks;
+mod mounts;
+mod namespaces;
+mod network;
+mod options;
+mod passwd;
+mod paths;
+mod program;
+mod rlimits;
+mod rootfs;
+mod sysctl;
+mod terminal;
+mod user;
+
+use std::io::Read;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use ampoule_protocol::message::{AgentError, ErrorKind, Rootfs, UserName};
+use nix::fcntl::OFlag;
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use nix::unistd::{ForkResult, fork, pipe2};
+use oci_spec::runtime::{Process, Spec};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Doing, Error, Result};
+pub use channel::Order;
+pub use network::loopback_up;
+pub use rootfs::STAGE;
+
+/// What makes the agent's binary a setup stage.
+pub const ARGUMENT: &str = "setup";
+
+/// What a setup stage does.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// Where the process runs.
+    pub work: Work,
+    /// The process.
+    pub process: Process,
+    /// Who it runs as, in place of the process's own uid, gid and groups.
+    pub user: Option<UserName>,
+}
+
+/// Where a process runs.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Work {
+    /// In a new container.
+    Create {
+        /// Without its process.
+        spec: Box<Spec>,
+        /// Its root file system.
+        rootfs: Rootfs,
+    },
+    /// In a container that runs.
+    Join {
+        /// `CLONE_NEW*` of the namespaces that it has for itself.
+        namespaces: i32,
+    },
+}
+
+/// What a setup stage tells.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Report {
+    /// The container's process, by its pid in the agent's pid namespace.
+    Process(i32),
+    /// The process only waits for [`Order::Start`].
+    Ready,
+    /// It cannot be done.
+    Failed(AgentError),
+}
+
+/// What comes with a [`Job`].
+struct Descriptors {
+    /// The cgroup's `cgroup.procs`.
+    cgroup: OwnedFd,
+    /// The process whose namespaces are joined.
+    join: Option<OwnedFd>,
+    /// stdin, stdout and stderr; none where the process has a terminal.
+    stdio: Vec<OwnedFd>,
+}
+
+impl Descriptors {
+    fn take(job: &Job, descriptors: Vec<OwnedFd>) -> Result<Self> {
+        let mut descriptors = descriptors.into_iter();
+        let missing = || Error::Invalid("the job lacks a descriptor".into());
+        let cgroup = descriptors.next().ok_or_else(missing)?;
+        let join = match job.work {
+            Work::Create { .. } => None,
+            Work::Join { .. } => Some(descriptors.next().ok_or_else(missing)?),
+        };
+        let stdio: Vec<OwnedFd> = descriptors.collect();
+        let expected = if has_terminal(&job.process) { 0 } else { 3 };
+        if stdio.len() != expected {
+            return Err(missing());
+        }
+        Ok(Self {
+            cgroup,
+            join,
+            stdio,
+        })
+    }
+}
+
+fn has_terminal(process: &Process) -> bool {
+    process.terminal().unwrap_or(false)
+}
+
+/// Runs the setup stage; returns its exit code where it does not become the program.
+pub fn run() -> i32 {
+    let Ok(control) = control_socket() else {
+        return 1;
+    };
+    let Err(error) = become_process(&control) else {
+        return 0;
+    };
+    let error = AgentError::from(error);
+    let code = match error.kind {
+        ErrorKind::CommandNotFound => 127,
+        ErrorKind::CommandNotExecutable => 126,
+        _ => 1,
+    };
+    // The agent sees the socket's end where this fails.
+    let _ = channel::send(&control, &Report::Failed(error), &[]);
+    code
+}
+
+/// Moves the socket away from descriptor 0, and keeps it out of the program that is executed.
+fn control_socket() -> nix::Result<UnixStream> {
+    // SAFETY: the agent starts the setup stage with the socket as standard input, and nothing of
+    // this process has used or closed that descriptor yet.
+    let stdin = unsafe { OwnedFd::from_raw_fd(libc::STDIN_FILENO) };
+    let fd = nix::fcntl::fcntl(&stdin, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    // SAFETY: F_DUPFD_CLOEXEC returned this descriptor just now and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
+}
+
+fn become_process(control: &UnixStream) -> Result<()> {
+    let Some((job, descriptors)) = channel::receive::<Job>(control)? else {
+        return Ok(());
+    };
+    let descriptors = Descriptors::take(&job, descriptors)?;
+    hide()?;
+    enter_cgroup(&descriptors.cgroup)?;
+    // Before the namespaces: here /proc is the guest's own.
+    let score = job.process.oom_score_adj().unwrap_or(0);
+    std::fs::write("/proc/self/oom_score_adj", score.to_string())
+        .doing(|| format!("set the OOM score adjustment {score}"))?;
+    match (&job.work, &descriptors.join) {
+        (Work::Create { spec, .. }, _) => namespaces::unshare(crate::spec::namespaces(spec))?,
+        (Work::Join { namespaces }, Some(target)) => namespaces::join(target, *namespaces)?,
+        (Work::Join { .. }, None) => return Err(Error::Invalid("nothing to join".into())),
+    }
+
+    let (parent_lives, parent_end) = pipe2(OFlag::O_CLOEXEC).doing(|| "make a pipe")?;
+    // SAFETY: this process has one thread.
+    match unsafe { fork() }.doing(|| "fork")? {
+        ForkResult::Parent { child } => {
+            channel::send(control, &Report::Process(child.as_raw()), &[])?;
+            // No order: the agent has given up, and kills the cgroup.
+            channel::await_order(control, Order::LetGo).map(drop)
+        }
+        ForkResult::Child => {
+            drop(parent_end);
+            wait_for_end(parent_lives)?;
+            let prepared = match job.work {
+                Work::Create { spec, rootfs } => {
+                    create::prepare(&spec, &rootfs, job.process, job.user, descriptors.stdio)?
+                }
+                Work::Join { .. } => join::prepare(job.process, job.user, descriptors.stdio)?,
+            };
+            prepared.start(control)
+        }
+    }
+}
+
+/// Keeps containers' processes from tracing this one or opening its files while it is among them.
+fn hide() -> Result<()> {
+    nix::sys::prctl::set_dumpable(false).doing(|| "become undumpable")?;
+    // SAFETY: close_range takes three integers; close-on-exec closes nothing in this process.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    nix::errno::Errno::result(result)
+        .doing(|| "mark descriptors close-on-exec")
+        .map(drop)
+}
+
+fn enter_cgroup(procs: &OwnedFd) -> Result<()> {
+    nix::unistd::write(procs, b"0")
+        .doing(|| "enter the cgroup")
+        .map(drop)
+}
+
+/// Blocks until the setup stage's first process has exited: it alone has the other end.
+fn wait_for_end(parent_lives: OwnedFd) -> Result<()> {
+    let mut nothing = [0u8; 1];
+    std::fs::File::from(parent_lives)
+        .read(&mut nothing)
+        .doing(|| "wait for the setup stage's first process")
+        .map(drop)
+}
+
+/// A process that is set up, up to the execution of its program.
+struct Prepared {
+    program: program::Program,
+    terminal: Option<OwnedFd>,
+}
+
+impl Prepared {
+    fn start(self, control: &UnixStream) -> Result<()> {
+        let descriptors: Vec<_> = self.terminal.iter().map(std::os::fd::AsFd::as_fd).collect();
+        channel::send(control, &Report::Ready, &descriptors)?;
+        drop(descriptors);
+        // The master must be the agent's alone, or the terminal would never hang up.
+        drop(self.terminal);
+        if !channel::await_order(control, Order::Start)? {
+            return Ok(());
+        }
+        default_signals()?;
+        self.program.execute()
+    }
+}
+
+/// What the agent blocks and ignores is not the program's.
+fn default_signals() -> Result<()> {
+    // SAFETY: the default action is no handler of ours.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.doing(|| "reset SIGPIPE")?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).doing(|| "unblock signals")
+}
+
+/// The path that names an open file, for calls that take only paths. It goes through the guest's
+/// own `/proc` and is not looked up in the container.
+fn path_of(fd: &impl AsRawFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}

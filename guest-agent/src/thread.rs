@@ -1,0 +1,16 @@
+//! Threads with small stacks: every touched page is the sandbox's memory.
+
+use std::io;
+use std::thread::Builder;
+
+/// Enough for a request's parsing (the JSON parser's recursion is bounded) and set-up.
+const STACK: usize = 256 << 10;
+
+/// Starts a detached thread.
+pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    Builder::new()
+        .name(name.to_owned())
+        .stack_size(STACK)
+        .spawn(body)
+        .map(drop)
+}

@@ -1,0 +1,203 @@
+//! `ampoule image ls`, `ampoule images`: a list of images.
+
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::super::Failure;
+use super::open_store;
+use crate::image::{Image, Reference};
+
+/// List images.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Show ids alone
+    #[arg(short, long)]
+    quiet: bool,
+    /// Show ids and digests in full
+    #[arg(long)]
+    no_trunc: bool,
+    /// How to show them
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// a table
+    Table,
+    /// one JSON object a line
+    Json,
+}
+
+/// A line of the list, with docker's names for its parts.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Row {
+    repository: String,
+    tag: String,
+    #[serde(rename = "ID")]
+    id: String,
+    created_at: String,
+    created_since: String,
+    size: String,
+}
+
+/// Prints the list.
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let images = open_store()?.list()?;
+    let now = Timestamp::now();
+    let rows: Vec<Row> = images.iter().flat_map(|image| rows(image, args.no_trunc, now)).collect();
+    if args.quiet {
+        let mut shown = Vec::new();
+        for row in rows {
+            if !shown.contains(&row.id) {
+                println!("{}", row.id);
+                shown.push(row.id);
+            }
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    match args.format {
+        Format::Json => {
+            for row in rows {
+                println!("{}", serde_json::to_string(&row)?);
+            }
+        }
+        Format::Table => print!("{}", table(&rows)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One row for each name of an image.
+fn rows(image: &Image, whole: bool, now: Timestamp) -> Vec<Row> {
+    let id = if whole { image.id.to_string() } else { image.id.hex().chars().take(12).collect() };
+    let row = |name: Option<&Reference>| Row {
+        repository: name.map_or_else(|| "<none>".to_owned(), Reference::familiar_name),
+        tag: name.and_then(Reference::tag).unwrap_or("<none>").to_owned(),
+        id: id.clone(),
+        created_at: image.created.map_or_else(|| "N/A".to_owned(), |at| at.to_string()),
+        created_since: image.created.map_or_else(|| "N/A".to_owned(), |at| since(at, now)),
+        size: size(image.size),
+    };
+    if image.references.is_empty() {
+        return vec![row(None)];
+    }
+    image.references.iter().map(|name| row(Some(name))).collect()
+}
+
+fn table(rows: &[Row]) -> String {
+    let cells = rows.iter().map(|row| {
+        [&row.repository, &row.tag, &row.id, &row.created_since, &row.size].map(String::as_str)
+    });
+    let cells: Vec<_> =
+        std::iter::once(["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]).chain(cells).collect();
+    let mut widths = [0; 5];
+    for row in &cells {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = |row: &[&str; 5]| {
+        let padded = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        format!("{}\n", padded.collect::<Vec<_>>().join("   ").trim_end())
+    };
+    cells.iter().map(line).collect()
+}
+
+/// A size in decimal units with four significant digits, as docker shows it.
+fn size(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
+    let mut value = bytes as f64;
+    let mut units = ["B", "kB", "MB", "GB", "TB", "PB"].into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    for next in units {
+        if value < 1000.0 {
+            break;
+        }
+        value /= 1000.0;
+        unit = next;
+    }
+    let digits = match value {
+        value if value >= 1000.0 => 0,
+        value if value >= 100.0 => 1,
+        value if value >= 10.0 => 2,
+        _ => 3,
+    };
+    let text = format!("{value:.digits$}");
+    let text = if digits > 0 { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{unit}")
+}
+
+/// How long ago `then` was, in docker's words.
+fn since(then: Timestamp, now: Timestamp) -> String {
+    const MINUTE: i64 = 60;
+    const HOUR: i64 = 60 * MINUTE;
+    const DAY: i64 = 24 * HOUR;
+    let seconds = (now.as_second() - then.as_second()).max(0);
+    let text = match seconds {
+        0 => "Less than a second".to_owned(),
+        1 => "1 second".to_owned(),
+        _ if seconds < MINUTE => format!("{seconds} seconds"),
+        _ if seconds < 2 * MINUTE => "About a minute".to_owned(),
+        _ if seconds < HOUR => format!("{} minutes", seconds / MINUTE),
+        _ if seconds < 2 * HOUR => "About an hour".to_owned(),
+        _ if seconds < 2 * DAY => format!("{} hours", seconds / HOUR),
+        _ if seconds < 14 * DAY => format!("{} days", seconds / DAY),
+        _ if seconds < 60 * DAY => format!("{} weeks", seconds / (7 * DAY)),
+        _ if seconds < 730 * DAY => format!("{} months", seconds / (30 * DAY)),
+        _ => format!("{} years", seconds / (365 * DAY)),
+    };
+    format!("{text} ago")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_docker_s() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1kB"),
+            (4_261_550, "4.262MB"),
+            (117_000_000, "117MB"),
+            (123_456_789, "123.5MB"),
+            (12_345_678_901, "12.35GB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn ages_are_docker_s() {
+        let now: Timestamp = "2024-06-01T00:00:00Z".parse().unwrap();
+        for (then, text) in [
+            ("2024-06-01T00:00:00Z", "Less than a second ago"),
+            ("2024-05-31T23:59:15Z", "45 seconds ago"),
+            ("2024-05-31T12:00:00Z", "12 hours ago"),
+            ("2024-05-01T00:00:00Z", "4 weeks ago"),
+            ("2021-06-01T00:00:00Z", "3 years ago"),
+            ("2030-01-01T00:00:00Z", "Less than a second ago"),
+        ] {
+            assert_eq!(since(then.parse().unwrap(), now), text);
+        }
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let row = Row {
+            repository: "busybox".to_owned(),
+            tag: "latest".to_owned(),
+            id: "0123456789ab".to_owned(),
+            created_at: String::new(),
+            created_since: "2 weeks ago".to_owned(),
+            size: "4.26MB".to_owned(),
+        };
+        let expected = "REPOSITORY   TAG      IMAGE ID       CREATED       SIZE\n\
+                        busybox      latest   0123456789ab   2 weeks ago   4.26MB\n";
+        assert_eq!(table(&[row]), expected);
+    }
+}

@@ -1,0 +1,46 @@
+//! `ampoule image rm`: names and images taken away.
+
+use std::process::ExitCode;
+
+use super::super::{Failure, report};
+use super::open_store;
+use crate::image::Removed;
+
+/// Remove images.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Names, ids, starts of ids or digests
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// Remove an image by its id even if it has names in several repositories
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Removes each image; one that fails does not keep the others.
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let store = open_store()?;
+    let mut failed = None;
+    for image in &args.images {
+        match store.remove(image, args.force) {
+            Ok(removed) => removed.iter().for_each(print),
+            Err(error) => {
+                // The last failure is told by the caller.
+                if let Some(before) = failed.replace(error) {
+                    report(&before);
+                }
+            }
+        }
+    }
+    match failed {
+        None => Ok(ExitCode::SUCCESS),
+        Some(error) => Err(error.into()),
+    }
+}
+
+fn print(removed: &Removed) {
+    match removed {
+        Removed::Untagged(name) => println!("Untagged: {}", name.familiar()),
+        Removed::Deleted(id) => println!("Deleted: {id}"),
+    }
+}

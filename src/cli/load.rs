@@ -1,0 +1,71 @@
+//! `ampoule load`: images from an archive.
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::Failure;
+use super::image::open_store;
+use crate::image::Progress;
+
+/// Load images from an OCI layout or a `docker save` archive.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Read from this tar archive or folder instead of standard input
+    #[arg(short, long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Loads the images and prints their names.
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    if args.input.is_none() && io::stdin().is_terminal() {
+        return Err("no archive: name one with -i FILE, or pipe one to standard input".into());
+    }
+    let store = open_store()?;
+    let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
+    let mut show = |progress| show(&bar, progress);
+    let loaded = match &args.input {
+        Some(path) => store.load_path(path, &mut show),
+        None => store.load(io::stdin().lock(), &mut show),
+    };
+    bar.finish_and_clear();
+    for image in loaded? {
+        match image.reference {
+            Some(name) => println!("Loaded image: {}", name.familiar()),
+            None => println!("Loaded image ID: {}", image.id),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Draws the bar; indicatif draws nothing where standard error is no terminal.
+fn show(bar: &ProgressBar, progress: Progress) {
+    let (label, bytes, size) = match progress {
+        Progress::Archive { bytes } => ("reading".to_owned(), bytes, None),
+        Progress::Layer { number, layers, bytes, size } => {
+            (format!("layer {number}/{layers}"), bytes, Some(size))
+        }
+    };
+    if bar.message() != label {
+        let template = match size {
+            Some(_) => "{msg} [{bar:30}] {bytes}/{total_bytes}",
+            None => "{msg} {spinner} {bytes}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.reset_elapsed();
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar.set_message(label);
+    }
+    if let Some(size) = size {
+        bar.set_length(size);
+    }
+    bar.set_position(bytes);
+}

@@ -1,0 +1,70 @@
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::super::digest::Digest;
+use super::super::limits::LimitError;
+use super::super::reference::ReferenceError;
+
+/// Why the store cannot do what it is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// no image has the name, id or digest
+    #[error("no such image: {0:?} (`ampoule image ls` lists those that there are)")]
+    NotFound(String),
+    /// a text that can be neither name nor id
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// the start of more than one id
+    #[error("the image id {0:?} is ambiguous: give more of its digits")]
+    Ambiguous(String),
+    /// a sandbox holds the image
+    #[error("the image {name} is in use by a sandbox: stop the sandbox first")]
+    InUse {
+        /// as the user named it
+        name: String,
+    },
+    /// an id whose image has names in several repositories
+    #[error(
+        "the image {id} has names in several repositories ({names}): remove these, or all by \
+         force (-f)"
+    )]
+    Referenced {
+        /// the image
+        id: Digest,
+        /// its names
+        names: String,
+    },
+    /// a file of the store that is not what it should be
+    #[error("the image store is damaged: {} is not valid", path.display())]
+    Damaged {
+        /// the file
+        path: PathBuf,
+        /// why
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// the file system of the store is full
+    #[error(transparent)]
+    Full(LimitError),
+    /// the file system said no
+    #[error("{what} {} failed", path.display())]
+    Io {
+        /// what was attempted
+        what: &'static str,
+        /// with which file
+        path: PathBuf,
+        /// why
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    /// Makes an [`io::Error`] an error of the store.
+    pub(super) fn io(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| match LimitError::of_write(&source) {
+            Some(full) => Self::Full(full),
+            None => Self::Io { what, path: path.to_owned(), source },
+        }
+    }
+}

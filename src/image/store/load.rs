@@ -1,0 +1,270 @@
+//! Takes images from archives.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File};
+use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use oci_spec::image::{ImageConfiguration, Os};
+
+use super::super::archive::{ARCHITECTURE, Archive, ArchiveError, ImageSource};
+use super::super::digest::{Digest, DigestError};
+use super::super::erofs::WriteError;
+use super::super::layer::LayerError;
+use super::super::limits::Budget;
+use super::super::reference::{Reference, ReferenceError};
+use super::references::References;
+use super::staging::Staging;
+use super::unpack::{Progress, Unpacker};
+use super::{Image, Locked, Store, StoreError, sync_directory};
+
+/// An image that a load brought, once for each of its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// its name, if the archive has one for it
+    pub reference: Option<Reference>,
+    /// its id
+    pub id: Digest,
+}
+
+/// Why an archive was not loaded. Nothing of it is in the store then.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// the archive
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// a name that the archive gives an image
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// the configuration of an image
+    #[error("the image's configuration (sha256:{}) is not valid", id.hex())]
+    Config {
+        /// its digest
+        id: Digest,
+        /// where and why
+        #[source]
+        source: serde_json::Error,
+    },
+    /// a layer's digest in the configuration of an image
+    #[error("the image's configuration names an invalid layer digest")]
+    DiffId(#[source] DigestError),
+    /// the contents of a layer
+    #[error("the layer {name} cannot be used")]
+    Layer {
+        /// its name in the archive
+        name: String,
+        /// why
+        #[source]
+        source: LayerError,
+    },
+    /// a layer that is not the one of the configuration
+    #[error("the layer {name} is not that of the image: its content is {actual}, expected {expected}")]
+    Content {
+        /// its name in the archive
+        name: String,
+        /// digest in the configuration
+        expected: Digest,
+        /// digest of its decompressed content
+        actual: Digest,
+    },
+    /// the file of the flattened image
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// the store
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// An image of an archive, checked as far as it can be without its layers.
+struct Planned {
+    id: Digest,
+    names: Vec<Reference>,
+    diff_ids: Vec<Digest>,
+    source: ImageSource,
+}
+
+/// Where a planned image is.
+enum Ready {
+    /// in the store already, and kept there by its lock
+    Stored(#[allow(dead_code, reason = "it holds the lock")] Image),
+    /// in the staging folder
+    Unpacked(PathBuf),
+}
+
+impl Store {
+    /// Loads the images of an archive (an OCI layout or one of `docker save`, tar, plain or
+    /// compressed) from a stream: all of them or none.
+    ///
+    /// # Errors
+    ///
+    /// If the archive or a part of it is damaged, refused, too large, or for other machines, or
+    /// if the store cannot be written.
+    pub fn load(
+        &self,
+        mut reader: impl Read,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Loaded>, LoadError> {
+        let staging = self.stage()?;
+        let mut budget = Budget::new(self.limits.clone(), staging.path());
+        let spool = temporary(staging.path())?;
+        let mut heard = |bytes| progress(Progress::Archive { bytes });
+        let archive = Archive::spool(&mut reader, spool, &mut budget, &mut heard)?;
+        self.load_archive(&archive, &staging, budget, progress)
+    }
+
+    /// Loads the images of an archive at `path`: a file, or a folder with the files of one. Files
+    /// that are not compressed are read in place.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::load`].
+    pub fn load_path(
+        &self,
+        path: &Path,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Loaded>, LoadError> {
+        let failed = |what| StoreError::io(what, path);
+        let file = File::open(path).map_err(failed("opening"))?;
+        let staging = self.stage()?;
+        let mut budget = Budget::new(self.limits.clone(), staging.path());
+        if file.metadata().map_err(failed("reading"))?.is_dir() {
+            let archive = Archive::open_directory(path)?;
+            return self.load_archive(&archive, &staging, budget, progress);
+        }
+        let again = file.try_clone().map_err(failed("reading"))?;
+        match Archive::open_file(file, &mut budget)? {
+            Some(archive) => self.load_archive(&archive, &staging, budget, progress),
+            None => {
+                drop(staging);
+                self.load(again, progress)
+            }
+        }
+    }
+
+    /// A staging folder, after those of killed processes are gone.
+    fn stage(&self) -> Result<Staging, StoreError> {
+        let held = self.lock_exclusive()?;
+        let leftovers = Staging::leftovers(self, &held)?;
+        let staging = Staging::create(self, &held)?;
+        drop(held);
+        drop(leftovers);
+        Ok(staging)
+    }
+
+    fn load_archive(
+        &self,
+        archive: &Archive,
+        staging: &Staging,
+        mut budget: Budget,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Loaded>, LoadError> {
+        let sources = archive.images(&budget)?;
+        let planned = sources.into_iter().map(plan).collect::<Result<Vec<_>, _>>()?;
+        let mut ready: HashMap<Digest, Ready> = HashMap::new();
+        for image in &planned {
+            if ready.contains_key(&image.id) {
+                continue;
+            }
+            let place = match self.stored(image.id)? {
+                Some(stored) => Ready::Stored(stored),
+                None => {
+                    let folder = staging.path().join(image.id.hex());
+                    let made = DirBuilder::new().mode(0o700).create(&folder);
+                    made.map_err(StoreError::io("creating", &folder))?;
+                    budget.next_image();
+                    Unpacker { archive, budget: &mut budget, progress }.unpack(
+                        &image.source,
+                        image.id,
+                        &image.diff_ids,
+                        &folder,
+                    )?;
+                    Ready::Unpacked(folder)
+                }
+            };
+            ready.insert(image.id, place);
+        }
+        let held = self.lock_exclusive()?;
+        self.install(&ready, &planned, &held)?;
+        Ok(planned.iter().flat_map(loaded).collect())
+    }
+
+    fn stored(&self, id: Digest) -> Result<Option<Image>, StoreError> {
+        let held = self.lock_shared()?;
+        self.image(id, &References::default(), &held)
+    }
+
+    /// Moves what was unpacked to its place and gives it its names.
+    fn install(
+        &self,
+        ready: &HashMap<Digest, Ready>,
+        planned: &[Planned],
+        _held: &Locked,
+    ) -> Result<(), StoreError> {
+        for (id, place) in ready {
+            let target = self.folder(*id);
+            match place {
+                // Another load was quicker with the same image.
+                Ready::Unpacked(_) if target.exists() => {}
+                Ready::Unpacked(folder) => {
+                    fs::rename(folder, &target).map_err(StoreError::io("creating", &target))?;
+                }
+                Ready::Stored(_) => {}
+            }
+        }
+        sync_directory(&self.images())?;
+        let path = self.references();
+        let before = References::read(&path)?;
+        let mut references = before.clone();
+        for image in planned {
+            for name in &image.names {
+                references.set(name.clone(), image.id);
+            }
+        }
+        if references == before { Ok(()) } else { references.write(&path) }
+    }
+}
+
+fn loaded(image: &Planned) -> Vec<Loaded> {
+    let id = image.id;
+    if image.names.is_empty() {
+        return vec![Loaded { reference: None, id }];
+    }
+    let names = image.names.iter().cloned();
+    names.map(|name| Loaded { reference: Some(name), id }).collect()
+}
+
+/// A file without a name in `folder`.
+pub(super) fn temporary(folder: &Path) -> Result<File, StoreError> {
+    tempfile::tempfile_in(folder).map_err(StoreError::io("creating a file in", folder))
+}
+
+/// Checks names, configuration and platform of an image.
+fn plan(source: ImageSource) -> Result<Planned, LoadError> {
+    let id = Digest::of(&source.config);
+    let config: ImageConfiguration = serde_json::from_slice(&source.config)
+        .map_err(|source| LoadError::Config { id, source })?;
+    let architecture = config.architecture().to_string();
+    if *config.os() != Os::Linux || architecture != ARCHITECTURE {
+        return Err(ArchiveError::Platform(format!("{}/{architecture}", config.os())).into());
+    }
+    let diff_ids = config.rootfs().diff_ids();
+    if diff_ids.len() != source.layers.len() {
+        return Err(ArchiveError::LayerCount {
+            name: "the manifest".to_owned(),
+            layers: source.layers.len(),
+            diff_ids: diff_ids.len(),
+        }
+        .into());
+    }
+    let diff_ids = diff_ids.iter().map(|digest| digest.parse().map_err(LoadError::DiffId));
+    let diff_ids = diff_ids.collect::<Result<_, _>>()?;
+    let mut names = Vec::new();
+    for name in &source.names {
+        let name: Reference = name.parse()?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(Planned { id, names, diff_ids, source })
+}

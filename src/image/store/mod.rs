@@ -1,0 +1,280 @@
+//! The image store: flattened images and their names.
+//!
+//! ```text
+//! lock                       flock: exclusive while names or images change, shared to look one up
+//! references.json            names and the ids they mean; replaced as a whole
+//! images/HEX/rootfs.erofs    the image's layers as one file system
+//!            config.json     its configuration, byte for byte: HEX is the SHA-256 of it
+//!            manifest.json   its manifest, byte for byte, where the archive had one
+//! staging/…                  what is half loaded or half removed, locked by who does it
+//! ```
+//!
+//! An image's folder is locked (flock, shared) by everyone who uses it; only an exclusive lock
+//! lets it go. Layers are not kept: they would take as much space again, and running needs none
+//! of them. The layout leaves `blobs/sha256/HEX` for those who want to save or push what they
+//! loaded: the manifest says which blobs these are.
+
+mod error;
+mod load;
+mod references;
+mod remove;
+mod staging;
+mod unpack;
+
+pub use error::StoreError;
+pub use load::{LoadError, Loaded};
+pub use remove::Removed;
+pub use unpack::Progress;
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use oci_spec::image::ImageConfiguration;
+
+use super::digest::Digest;
+use super::limits::Limits;
+use super::reference::Reference;
+use references::References;
+
+const ROOTFS: &str = "rootfs.erofs";
+const CONFIG: &str = "config.json";
+const MANIFEST: &str = "manifest.json";
+
+/// A folder of images.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+    limits: Limits,
+}
+
+/// The lock of the whole store, held.
+#[derive(Debug)]
+struct Locked(#[allow(dead_code, reason = "its descriptor holds the lock")] File);
+
+/// An image of the store. It cannot be removed while this exists.
+#[derive(Debug)]
+pub struct Image {
+    /// SHA-256 of the configuration
+    pub id: Digest,
+    /// its names
+    pub references: Vec<Reference>,
+    /// its configuration
+    pub config: ImageConfiguration,
+    /// the file with its root file system (EROFS, read-only)
+    pub rootfs: PathBuf,
+    /// how much of the disk that file takes, in bytes
+    pub size: u64,
+    /// when it was built, as its configuration says
+    pub created: Option<jiff::Timestamp>,
+    /// Holds the shared lock of its folder.
+    guard: File,
+}
+
+impl Image {
+    /// The lock that keeps the image: it lasts until the last copy of this descriptor is closed,
+    /// also in processes that inherit one.
+    #[must_use]
+    pub fn guard(&self) -> &File {
+        &self.guard
+    }
+}
+
+impl Store {
+    /// The store in the folder `root`, which is made if need be, for its owner alone.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] if the folders cannot be made.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let store = Self { root: root.to_owned(), limits: Limits::default() };
+        for folder in [store.images(), store.staging()] {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&folder)
+                .map_err(StoreError::io("creating", &folder))?;
+        }
+        Ok(store)
+    }
+
+    /// The folder of the machine's images for root, of the user's own for everyone else.
+    #[must_use]
+    pub fn default_root() -> PathBuf {
+        if nix::unistd::geteuid().is_root() {
+            return "/var/lib/ampoule".into();
+        }
+        let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        let data = variable("XDG_DATA_HOME")
+            .or_else(|| variable("HOME").map(|home| home.join(".local/share")));
+        data.unwrap_or_else(|| "/tmp".into()).join("ampoule")
+    }
+
+    /// The same store with other bounds for what is loaded.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    fn references(&self) -> PathBuf {
+        self.root.join("references.json")
+    }
+
+    fn folder(&self, id: Digest) -> PathBuf {
+        self.images().join(id.hex())
+    }
+
+    fn lock(&self, lock: fn(&File) -> io::Result<()>) -> Result<Locked, StoreError> {
+        let path = self.root.join("lock");
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(StoreError::io("opening", &path))?;
+        lock(&file).map_err(StoreError::io("locking", &path))?;
+        Ok(Locked(file))
+    }
+
+    fn lock_exclusive(&self) -> Result<Locked, StoreError> {
+        self.lock(File::lock)
+    }
+
+    fn lock_shared(&self) -> Result<Locked, StoreError> {
+        self.lock(File::lock_shared)
+    }
+
+    /// The image that a user's text means: a name in any form that docker takes, `NAME@sha256:…`,
+    /// an id or the start of one, or the digest of a manifest.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`], [`StoreError::Ambiguous`] or [`StoreError::Reference`] for the
+    /// text, others for the store.
+    pub fn get(&self, text: &str) -> Result<Image, StoreError> {
+        let held = self.lock_shared()?;
+        let references = References::read(&self.references())?;
+        let (id, _) = self.find(text, &references, &held)?;
+        self.image(id, &references, &held)?.ok_or_else(|| StoreError::NotFound(text.to_owned()))
+    }
+
+    /// All images, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be read.
+    pub fn list(&self) -> Result<Vec<Image>, StoreError> {
+        let held = self.lock_shared()?;
+        let references = References::read(&self.references())?;
+        let mut images = Vec::new();
+        for id in self.ids()? {
+            images.extend(self.image(id, &references, &held)?);
+        }
+        images.sort_by(|a, b| b.created.cmp(&a.created).then(a.id.cmp(&b.id)));
+        Ok(images)
+    }
+
+    fn ids(&self) -> Result<Vec<Digest>, StoreError> {
+        let path = self.images();
+        let failed = StoreError::io("reading", &path);
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&path).map_err(&failed)? {
+            let name = entry.map_err(&failed)?.file_name();
+            ids.extend(name.to_str().and_then(Digest::from_hex));
+        }
+        Ok(ids)
+    }
+
+    /// The id that `text` means, and the name if it is by a name.
+    fn find(
+        &self,
+        text: &str,
+        references: &References,
+        _held: &Locked,
+    ) -> Result<(Digest, Option<Reference>), StoreError> {
+        let not_found = || StoreError::NotFound(text.to_owned());
+        let digits = text.strip_prefix("sha256:").unwrap_or(text);
+        if let Some(digest) = Digest::from_hex(digits) {
+            let id = self.by_digest(digest)?.ok_or_else(not_found)?;
+            return Ok((id, None));
+        }
+        let reference: Result<Reference, _> = text.parse();
+        if let Ok(reference) = &reference {
+            if let Some(id) = references.get(reference) {
+                return Ok((id, Some(reference.clone())));
+            }
+            if let Some(digest) = reference.digest() {
+                let id = self.by_digest(digest)?.ok_or_else(not_found)?;
+                let mut names = references.of(id).into_iter();
+                let named = names.any(|name| name.name() == reference.name());
+                return if named { Ok((id, None)) } else { Err(not_found()) };
+            }
+        }
+        let hexadecimal = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+        if !digits.is_empty() && digits.bytes().all(hexadecimal) {
+            let mut found = self.ids()?.into_iter().filter(|id| id.hex().starts_with(digits));
+            if let Some(id) = found.next() {
+                return match found.next() {
+                    None => Ok((id, None)),
+                    Some(_) => Err(StoreError::Ambiguous(text.to_owned())),
+                };
+            }
+            return Err(not_found());
+        }
+        reference?;
+        Err(not_found())
+    }
+
+    /// The image whose configuration or manifest has the digest `digest`.
+    fn by_digest(&self, digest: Digest) -> Result<Option<Digest>, StoreError> {
+        let ids = self.ids()?;
+        if ids.contains(&digest) {
+            return Ok(Some(digest));
+        }
+        let is_manifest = |id: &Digest| {
+            let manifest = fs::read(self.folder(*id).join(MANIFEST));
+            manifest.is_ok_and(|manifest| Digest::of(&manifest) == digest)
+        };
+        Ok(ids.into_iter().find(is_manifest))
+    }
+
+    /// The image `id`, locked; none if it is not there.
+    fn image(
+        &self,
+        id: Digest,
+        references: &References,
+        _held: &Locked,
+    ) -> Result<Option<Image>, StoreError> {
+        let folder = self.folder(id);
+        let guard = match File::open(&folder) {
+            Ok(guard) => guard,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::io("opening", &folder)(error)),
+        };
+        guard.lock_shared().map_err(StoreError::io("locking", &folder))?;
+        let path = folder.join(CONFIG);
+        let config = fs::read(&path).map_err(StoreError::io("reading", &path))?;
+        let config: ImageConfiguration = serde_json::from_slice(&config)
+            .map_err(|source| StoreError::Damaged { path, source: source.into() })?;
+        let rootfs = folder.join(ROOTFS);
+        let metadata = fs::metadata(&rootfs).map_err(StoreError::io("reading", &rootfs))?;
+        let created = config.created().as_ref().and_then(|created| created.parse().ok());
+        let references = references.of(id);
+        let size = metadata.blocks() * 512;
+        Ok(Some(Image { id, references, config, rootfs, size, created, guard }))
+    }
+}
+
+/// Makes what happened to the names in a folder last.
+fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    let synced = File::open(path).and_then(|directory| directory.sync_all());
+    synced.map_err(StoreError::io("syncing", path))
+}
+
+#[cfg(test)]
+mod tests;

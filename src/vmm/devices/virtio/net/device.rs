@@ -1,0 +1,220 @@
+//! The network device: its configuration space, features and states.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
+use virtio_queue::QueueT;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::error::NetError;
+use super::mac;
+use super::metrics::NetMetrics;
+use super::offload::Features;
+use super::rx::{Received, Rx};
+use super::tap::Tap;
+use super::tx::Tx;
+use crate::vmm::config::NetConfig;
+use crate::vmm::devices::virtio::buffers::Buffers;
+use crate::vmm::devices::virtio::ring::{Drained, Ring, RingError};
+use crate::vmm::devices::virtio::{
+    ActivateError, Activation, Interrupt, VirtioDevice, read_config_space,
+};
+
+/// Entries of the receive and the transmit queue.
+const QUEUE_SIZES: [u16; 2] = [256; 2];
+
+/// Bytes of the configuration space that are in use: `mac` and `status`.
+const CONFIG_LEN: usize = mac::LEN + 2;
+
+/// Low byte of `status`: `VIRTIO_NET_S_LINK_UP`.
+const LINK_UP: u8 = 1;
+
+/// A network interface of the guest.
+#[derive(Debug)]
+pub struct Net {
+    pub(super) tap: Tap,
+    config: [u8; CONFIG_LEN],
+    pub(super) queue_events: [EventFd; 2],
+    active: Option<Active>,
+    /// The tap may have frames: nothing has found it empty since its last event. Remembered, as an
+    /// edge is told of only once, and also while the driver is not there.
+    tap_has_frames: bool,
+    metrics: Arc<NetMetrics>,
+}
+
+/// What there is between the driver's DRIVER_OK and its reset.
+#[derive(Debug)]
+struct Active {
+    rx: Rx,
+    tx: Tx,
+    interrupt: Arc<Interrupt>,
+}
+
+impl Net {
+    /// Opens the tap interface.
+    ///
+    /// One that does not exist is made, if that is permitted, and goes when the device goes.
+    ///
+    /// # Errors
+    /// Those of the tap name it: see [`NetError`].
+    pub fn new(config: &NetConfig) -> Result<Self, NetError> {
+        let mac = mac::choose(config.mac)?;
+        let tap = Tap::open(&config.tap)?;
+        let event =
+            || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(NetError::EventFd);
+        Ok(Self {
+            tap,
+            config: config_space(mac),
+            queue_events: [event()?, event()?],
+            active: None,
+            tap_has_frames: true,
+            metrics: Arc::default(),
+        })
+    }
+
+    /// What the device counts.
+    pub fn metrics(&self) -> Arc<NetMetrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// The tap has had a frame come in.
+    pub(super) fn tap_readable(&mut self) {
+        self.tap_has_frames = true;
+        self.receive();
+    }
+
+    /// Moves frames to the guest, if the tap has some and the driver is there.
+    pub(super) fn receive(&mut self) {
+        let Some(Active { rx, interrupt, .. }) = &mut self.active else {
+            return;
+        };
+        if !self.tap_has_frames {
+            return;
+        }
+        match rx.receive(self.tap.as_fd(), interrupt, &self.metrics) {
+            Ok(Received::TapEmpty) => self.tap_has_frames = false,
+            Ok(Received::NoBuffers) => {}
+            Ok(Received::More) => come_back(self.rx_event()),
+            Err(error) => self.stop(&error),
+        }
+    }
+
+    /// Moves frames to the tap. `true` if it is full, and room in it has to be waited for.
+    #[must_use]
+    pub(super) fn transmit(&mut self) -> bool {
+        let Some(Active { tx, interrupt, .. }) = &mut self.active else {
+            return false;
+        };
+        match tx.transmit(self.tap.as_fd(), interrupt, &self.metrics) {
+            Ok(Drained::Empty) => false,
+            Ok(Drained::Blocked) => true,
+            Ok(Drained::More) => {
+                come_back(self.tx_event());
+                false
+            }
+            Err(error) => {
+                self.stop(&error);
+                false
+            }
+        }
+    }
+
+    /// The driver's notification of receive buffers.
+    pub(super) fn rx_event(&self) -> &EventFd {
+        let [rx, _] = &self.queue_events;
+        rx
+    }
+
+    /// The driver's notification of frames to send.
+    pub(super) fn tx_event(&self) -> &EventFd {
+        let [_, tx] = &self.queue_events;
+        tx
+    }
+
+    /// Stops after the driver broke a ring; only a reset helps.
+    fn stop(&mut self, error: &RingError) {
+        let Some(Active { interrupt, .. }) = self.active.take() else {
+            return;
+        };
+        // A driver that does it again and again must not fill the host's log.
+        if self.metrics.stopped.add(1) == 0 {
+            log::warn!("network device stopped: {error:?}");
+        }
+        if let Err(error) = interrupt.needs_reset() {
+            log::debug!("network device: interrupt not raised: {error}");
+        }
+    }
+}
+
+impl VirtioDevice for Net {
+    fn device_type(&self) -> u32 {
+        VIRTIO_ID_NET
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn queue_events(&self) -> &[EventFd] {
+        &self.queue_events
+    }
+
+    fn device_features(&self) -> u64 {
+        Features::offered().0
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_config_space(&self.config, offset, data);
+    }
+
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        let Activation {
+            memory,
+            queues,
+            features,
+            interrupt,
+        } = activation;
+        let features = Features(features);
+        let mut queues = queues.into_iter();
+        let mut ring = |index| {
+            let queue = queues.next().filter(QueueT::ready);
+            let queue = queue.ok_or(ActivateError::QueueNotReady(index))?;
+            Ok(Ring::new(queue, memory.clone()))
+        };
+        let (rx, tx) = (ring(0)?, ring(1)?);
+        self.tap
+            .set_offloads(features.tap_offloads())
+            .map_err(|source| ActivateError::Host {
+                what: "setting the tap's offloads",
+                source,
+            })?;
+        self.active = Some(Active {
+            rx: Rx::new(rx, Buffers::new(&memory), features),
+            tx: Tx::new(tx, Buffers::new(&memory), features),
+            interrupt,
+        });
+        // Buffers and frames that were there before DRIVER_OK were notified of to nobody.
+        self.tap_has_frames = true;
+        come_back(self.rx_event());
+        come_back(self.tx_event());
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.active = None;
+    }
+}
+
+/// Has the device thread work on a queue, after it has looked at its other events.
+fn come_back(event: &EventFd) {
+    // Refused only by an eventfd that is at its top, and so signalled.
+    let _ = event.write(1);
+}
+
+/// `struct virtio_net_config` (virtio 1.2, 5.1.4), little-endian: the address, and a link that is
+/// up.
+fn config_space(mac: [u8; mac::LEN]) -> [u8; CONFIG_LEN] {
+    let [a, b, c, d, e, f] = mac;
+    [a, b, c, d, e, f, LINK_UP, 0]
+}

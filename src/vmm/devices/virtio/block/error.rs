@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum BlockError {
     /// the file does not exist, may not be opened, …
-    #[error("disk {path}: cannot be opened {}", if *read_only { "for reading" } else { "for writing (is it meant to be read-only?)" })]
+    #[error("disk {path}: cannot be opened {}", if *read_only { "for reading" } else { "for writing" })]
     Open {
         /// the disk
         path: PathBuf,

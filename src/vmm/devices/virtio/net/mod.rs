@@ -5,8 +5,8 @@
 //! last, the host's kernel or a real card. UDP fragmentation offload is not offered; Linux gave it
 //! up in 4.14.
 //!
-//! The tap is watched edge-triggered. [`rx`](self) remembers that it has frames while the guest has
-//! no buffers, and nothing spins.
+//! The tap is watched edge-triggered: the device remembers that it has frames while the guest has no
+//! buffers, and nothing spins.
 
 mod device;
 mod error;

@@ -22,7 +22,7 @@ use crate::vmm::devices::virtio::{
 
 /// Entries of the queues: receive, transmit, event. Linux fills the receive queue with buffers of a
 /// page each, and keeps 8 for events.
-const QUEUE_SIZES: [u16; 3] = [128, 128, 8];
+pub(super) const QUEUE_SIZES: [u16; 3] = [128, 128, 8];
 
 /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`, the one event that there is.
 const TRANSPORT_RESET: [u8; EVENT_SIZE as usize] = [0; EVENT_SIZE as usize];

@@ -105,6 +105,9 @@ impl Link {
     }
 
     /// Passes payload on to the stream, and keeps what it does not take.
+    ///
+    /// A client that is gone is an error (`EPIPE`) and not a signal: Rust programs begin with
+    /// SIGPIPE ignored, and this one leaves it so.
     fn deliver(&mut self, payload: &mut Segments) {
         if self.backlog.is_empty() {
             while self.writable && !payload.is_empty() {

@@ -20,11 +20,15 @@ mod device;
 mod error;
 mod event_handler;
 mod handshake;
+#[cfg(test)]
+mod hostile_tests;
 mod link;
 mod listener;
 mod metrics;
 mod muxer;
 mod packet;
+#[cfg(test)]
+mod testing;
 mod token;
 
 pub use device::Vsock;

@@ -191,6 +191,6 @@ mod tests {
         };
         let expected = "REPOSITORY   TAG      IMAGE ID       CREATED       SIZE\n\
                         busybox      latest   0123456789ab   2 weeks ago   4.26MB\n";
-        assert_eq!(table(&[row]), expected);
+        assert_eq!(table(&[row]).to_string(), expected);
     }
 }

@@ -15,7 +15,9 @@ use crate::setup::{Job, Order, Report, channel};
 /// What is launched.
 pub struct Launch<'a> {
     /// The setup stage's work.
-    pub job: &'a Job,
+    pub job: Job,
+    /// The requests that say what is set up: see [`Job`].
+    pub requests: &'a [&'a [u8]],
     /// Where the process belongs.
     pub cgroup: &'a Cgroup,
     /// The process whose namespaces it joins.
@@ -38,7 +40,10 @@ pub fn launch(
     descriptors.extend(launch.stdio.process_side.iter().map(AsFd::as_fd));
 
     let control = spawn(agent)?;
-    channel::send(&control, launch.job, &descriptors)?;
+    channel::send(&control, &launch.job, &descriptors)?;
+    for request in launch.requests {
+        channel::send_body(&control, request)?;
+    }
     let process = match receive(&control)?.0 {
         Report::Process(pid) => Arc::new(Process::new(pid)?),
         report => return Err(unexpected(report)),

@@ -42,9 +42,8 @@ pub fn exec(agent: &'static Agent, request: Exec, body: &[u8]) -> Result<i32> {
         .add_process(&request.process, process.clone())
         .and_then(|()| launch::start(&control));
     if let Err(e) = started {
-        let _ = process.signal(libc::SIGKILL);
         container.forget(&request.process, &process);
-        process.abandon(&agent.streams);
+        process.end(&agent.streams);
         return Err(e);
     }
     Ok(process.pid())

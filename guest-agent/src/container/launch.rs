@@ -52,15 +52,15 @@ pub fn launch(
     agent
         .reaper
         .watch(process.pid(), move |code| on_exit(&watched, code));
-    channel::order(&control, Order::LetGo)?;
-
     // From here on the process is ours: whatever fails must not leave it behind.
-    let result = finish(agent, &control, launch.stdio, &process);
-    if result.is_err() {
-        let _ = process.signal(libc::SIGKILL);
-        process.abandon(&agent.streams);
+    let finished = channel::order(&control, Order::LetGo)
+        .and_then(|()| finish(agent, &control, launch.stdio, &process));
+    if let Err(e) = finished {
+        drop(control);
+        process.end(&agent.streams);
+        return Err(e);
     }
-    result.map(|()| (process, control))
+    Ok((process, control))
 }
 
 fn finish(

@@ -273,3 +273,29 @@ fn sysctls_of_the_guest_are_refused() {
     let (_, message) = sandbox.rpc().error(Request::Create(Box::new(request)));
     assert!(message.contains("kernel.core_pattern"), "{message}");
 }
+
+#[test]
+fn devices_are_out_of_reach_unless_they_are_allowed() {
+    if !can_run() {
+        return;
+    }
+    let sandbox = Sandbox::start();
+    // The kernel's log: a device that opens everywhere, where it may.
+    let script =
+        "mknod /tmp/log c 1 11 && (exec 3</tmp/log) 2>/dev/null && echo open || echo closed";
+    let mknod = |spec: &mut serde_json::Value| {
+        for set in ["bounding", "effective", "permitted"] {
+            let set = spec["process"]["capabilities"][set].as_array_mut().unwrap();
+            set.extend([json!("CAP_MKNOD"), json!("CAP_SYSLOG")]);
+        }
+    };
+    assert_eq!(output(&sandbox, script, mknod), "closed\n");
+    let out = output(&sandbox, script, |spec| {
+        mknod(spec);
+        spec["linux"]["resources"] = json!({"devices": [
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"},
+        ]});
+    });
+    assert_eq!(out, "open\n");
+}

@@ -9,7 +9,7 @@ use super::process::Process;
 use super::state::State;
 use super::stdio::Stdio;
 use super::{Container, Processes, delete, name};
-use crate::cgroup::{Cgroup, limits};
+use crate::cgroup::{Cgroup, devices, limits};
 use crate::error::Result;
 use crate::setup::Job;
 use crate::{Agent, spec};
@@ -24,6 +24,8 @@ pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i
         .as_ref()
         .and_then(|linux| linux.resources().as_ref());
     let limits = resources.map_or_else(|| Ok(limits::Plan::default()), limits::plan)?;
+    let rules = resources.and_then(|resources| resources.devices().as_deref());
+    let rules = devices::Rules::new(rules.unwrap_or_default())?;
     let stdio = Stdio::new(&request.stdio, process.terminal().unwrap_or(false))?;
 
     let container = Arc::new(Container {
@@ -36,7 +38,7 @@ pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i
         processes: Mutex::new(Processes::default()),
     });
     agent.containers.add(container.clone())?;
-    let created = populate(agent, &container, &limits, stdio);
+    let created = populate(agent, &container, &limits, &rules, stdio);
     if created.is_err() {
         // The first failure is the one to tell.
         let _ = delete::discard(agent, &container);
@@ -48,6 +50,7 @@ fn populate(
     agent: &'static Agent,
     container: &Arc<Container>,
     limits: &limits::Plan,
+    rules: &devices::Rules,
     stdio: Stdio,
 ) -> Result<i32> {
     container.cgroup.create()?;
@@ -68,6 +71,8 @@ fn populate(
     };
     let (process, control) = launch(agent, launched, on_exit)?;
     container.add_process(INIT, process.clone())?;
+    // The setup stage itself may use more: it has mounted the root file system's disk.
+    container.cgroup.restrict_devices(rules)?;
     *container.control() = Some(control);
     container.state().created();
     Ok(process.pid())

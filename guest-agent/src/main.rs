@@ -84,6 +84,9 @@ extern "C" fn main(_count: libc::c_int, _arguments: *const *const libc::c_char) 
 }
 
 fn serve(transport: &Transport, ending: Ending, entered_us: u64) -> libc::c_int {
+    // One heap for all threads: each further one would be pages of its own for every request.
+    // SAFETY: mallopt takes two integers, and there is one thread yet.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     shutdown::end_on_panic(ending);
     match run(transport, ending, entered_us) {
         Ok(()) => shutdown::end(ending),

@@ -66,10 +66,9 @@ fn converse(agent: &'static Agent, connection: &Connection) -> std::result::Resu
             body => body?,
         };
         let request = frame::parse::<Request>(&body);
-        drop(body);
         let is_shutdown = matches!(request, Ok(Request::Shutdown));
         let reply = match request {
-            Ok(request) => answer(agent, request).unwrap_or_else(|e| Reply::Error(e.into())),
+            Ok(request) => answer(agent, request, body).unwrap_or_else(|e| Reply::Error(e.into())),
             Err(e) => Reply::Error(AgentError::new(ErrorKind::InvalidArgument, describe(&e))),
         };
         frame::write(&mut to, &reply)?;
@@ -87,13 +86,16 @@ fn describe(error: &FrameError) -> String {
     }
 }
 
-fn answer(agent: &'static Agent, request: Request) -> Result<Reply> {
+/// `body` is the request as it came: a setup stage reads it again.
+fn answer(agent: &'static Agent, request: Request, body: Vec<u8>) -> Result<Reply> {
     match request {
         Request::Create(create) => {
-            container::create(agent, *create).map(|pid| Reply::Created { pid })
+            container::create(agent, *create, body).map(|pid| Reply::Created { pid })
         }
         Request::Start(id) => container::start(agent, &id).map(|()| Reply::Done),
-        Request::Exec(exec) => container::exec(agent, *exec).map(|pid| Reply::Created { pid }),
+        Request::Exec(exec) => {
+            container::exec(agent, *exec, &body).map(|pid| Reply::Created { pid })
+        }
         Request::Kill { id, signal, all } => {
             container::kill(agent, &id, signal, all).map(|()| Reply::Done)
         }

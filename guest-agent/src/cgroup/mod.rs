@@ -1,5 +1,6 @@
 //! Control groups, version 2: one for each container, below the root that the agent sees.
 
+pub mod devices;
 pub mod limits;
 
 use std::fs::{self, File, OpenOptions};
@@ -64,6 +65,12 @@ impl Cgroup {
             fs::write(&file, value).doing(|| format!("write {value:?} to {}", file.display()))?;
         }
         Ok(())
+    }
+
+    /// Puts device rules in force.
+    pub fn restrict_devices(&self, rules: &devices::Rules) -> Result<()> {
+        let group = File::open(&self.path).doing(|| format!("open {}", self.path.display()))?;
+        rules.attach(&group)
     }
 
     /// The file that takes new members.

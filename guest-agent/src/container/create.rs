@@ -9,44 +9,36 @@ use super::process::Process;
 use super::state::State;
 use super::stdio::Stdio;
 use super::{Container, Processes, delete, name};
-use crate::cgroup::{Cgroup, limits};
+use crate::cgroup::{Cgroup, devices, limits};
 use crate::error::Result;
-use crate::setup::{Job, Work};
+use crate::setup::Job;
 use crate::{Agent, spec};
 
-/// Makes a container; the pid of its first process.
-pub fn create(agent: &'static Agent, request: Create) -> Result<i32> {
+/// Makes a container; the pid of its first process. `body` is the request as it came.
+pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i32> {
     name::check("container", &request.container)?;
-    let mut spec = *request.spec;
-    let process = spec::check(&spec)?.clone();
-    let resources = spec
+    let process = spec::check(&request.spec)?;
+    let resources = request
+        .spec
         .linux()
         .as_ref()
-        .and_then(|linux| linux.resources().clone());
-    let limits = limits::plan(&resources.unwrap_or_default())?;
+        .and_then(|linux| linux.resources().as_ref());
+    let limits = resources.map_or_else(|| Ok(limits::Plan::default()), limits::plan)?;
+    let rules = resources.and_then(|resources| resources.devices().as_deref());
+    let rules = devices::Rules::new(rules.unwrap_or_default())?;
     let stdio = Stdio::new(&request.stdio, process.terminal().unwrap_or(false))?;
-    spec.set_process(None);
 
     let container = Arc::new(Container {
         cgroup: Cgroup::of_container(&request.container),
+        namespaces: spec::namespaces(&request.spec).bits(),
         name: request.container,
-        spec: process.clone(),
-        user: request.user.clone(),
-        namespaces: spec::namespaces(&spec).bits(),
+        request: body,
         state: Mutex::new(State::Creating),
         control: Mutex::default(),
         processes: Mutex::new(Processes::default()),
     });
     agent.containers.add(container.clone())?;
-    let job = Job {
-        work: Work::Create {
-            spec: Box::new(spec),
-            rootfs: request.rootfs,
-        },
-        process,
-        user: request.user,
-    };
-    let created = populate(agent, &container, &limits, &job, stdio);
+    let created = populate(agent, &container, &limits, &rules, stdio);
     if created.is_err() {
         // The first failure is the one to tell.
         let _ = delete::discard(agent, &container);
@@ -58,7 +50,7 @@ fn populate(
     agent: &'static Agent,
     container: &Arc<Container>,
     limits: &limits::Plan,
-    job: &Job,
+    rules: &devices::Rules,
     stdio: Stdio,
 ) -> Result<i32> {
     container.cgroup.create()?;
@@ -70,17 +62,17 @@ fn populate(
         let container = container.clone();
         move |process: &Process, code| container.init_exited(process, code)
     };
-    let (process, control) = launch(
-        agent,
-        Launch {
-            job,
-            cgroup: &container.cgroup,
-            join: None,
-            stdio,
-        },
-        on_exit,
-    )?;
+    let launched = Launch {
+        job: Job::Create,
+        requests: &[&container.request],
+        cgroup: &container.cgroup,
+        join: None,
+        stdio,
+    };
+    let (process, control) = launch(agent, launched, on_exit)?;
     container.add_process(INIT, process.clone())?;
+    // The setup stage itself may use more: it has mounted the root file system's disk.
+    container.cgroup.restrict_devices(rules)?;
     *container.control() = Some(control);
     container.state().created();
     Ok(process.pid())

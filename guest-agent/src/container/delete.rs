@@ -18,11 +18,13 @@ pub fn delete(agent: &Agent, name: &str) -> Result<()> {
 pub fn discard(agent: &Agent, container: &Arc<Container>) -> Result<()> {
     container.control().take();
     agent.watcher.forget(&container.name);
-    let removed = container.cgroup.remove();
+    // All are collected before the group goes: what happens at a process's end is done to the
+    // group by its name, which may be another container's from then on.
     let processes: Vec<_> = container.processes().by_name.values().cloned().collect();
     for process in processes {
-        process.abandon(&agent.streams);
+        process.end(&agent.streams);
     }
+    let removed = container.cgroup.remove();
     if removed.is_ok() {
         agent.containers.remove(&container.name);
     }

@@ -15,7 +15,9 @@ use crate::setup::{Job, Order, Report, channel};
 /// What is launched.
 pub struct Launch<'a> {
     /// The setup stage's work.
-    pub job: &'a Job,
+    pub job: Job,
+    /// The requests that say what is set up: see [`Job`].
+    pub requests: &'a [&'a [u8]],
     /// Where the process belongs.
     pub cgroup: &'a Cgroup,
     /// The process whose namespaces it joins.
@@ -38,7 +40,10 @@ pub fn launch(
     descriptors.extend(launch.stdio.process_side.iter().map(AsFd::as_fd));
 
     let control = spawn(agent)?;
-    channel::send(&control, launch.job, &descriptors)?;
+    channel::send(&control, &launch.job, &descriptors)?;
+    for request in launch.requests {
+        channel::send_body(&control, request)?;
+    }
     let process = match receive(&control)?.0 {
         Report::Process(pid) => Arc::new(Process::new(pid)?),
         report => return Err(unexpected(report)),
@@ -47,15 +52,15 @@ pub fn launch(
     agent
         .reaper
         .watch(process.pid(), move |code| on_exit(&watched, code));
-    channel::order(&control, Order::LetGo)?;
-
     // From here on the process is ours: whatever fails must not leave it behind.
-    let result = finish(agent, &control, launch.stdio, &process);
-    if result.is_err() {
-        let _ = process.signal(libc::SIGKILL);
-        process.abandon(&agent.streams);
+    let finished = channel::order(&control, Order::LetGo)
+        .and_then(|()| finish(agent, &control, launch.stdio, &process));
+    if let Err(e) = finished {
+        drop(control);
+        process.end(&agent.streams);
+        return Err(e);
     }
-    result.map(|()| (process, control))
+    Ok((process, control))
 }
 
 fn finish(

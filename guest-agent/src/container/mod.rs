@@ -16,8 +16,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ampoule_protocol::message::{ExitStatus, INIT, ProcessId, UserName};
-use oci_spec::runtime;
+use ampoule_protocol::message::{ExitStatus, INIT, ProcessId};
 
 pub use create::create;
 pub use delete::delete;
@@ -39,9 +38,8 @@ const MAX_ENDED: usize = 64;
 pub struct Container {
     name: String,
     cgroup: Cgroup,
-    /// The first process as the spec has it: what `exec` inherits.
-    spec: runtime::Process,
-    user: Option<UserName>,
+    /// The request that made it, as it came: what `exec` inherits from.
+    request: Vec<u8>,
     /// `CLONE_NEW*` of the namespaces that it has for itself.
     namespaces: i32,
     state: Mutex<State>,

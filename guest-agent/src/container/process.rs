@@ -115,6 +115,20 @@ impl Process {
         }
     }
 
+    /// Kills the process, lets go of its streams and blocks until it has been collected.
+    pub fn end(&self, streams: &Streams) {
+        // Fails only where it has ended.
+        let _ = self.signal(libc::SIGKILL);
+        self.abandon(streams);
+        let mut status = self.status();
+        while status.exit.is_none() {
+            status = self
+                .changed
+                .wait(status)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Whether [`Process::wait`] would return at once.
     pub fn is_over(&self) -> bool {
         let status = self.status();
@@ -133,7 +147,7 @@ impl Process {
     }
 
     /// Lets go of all streams, handed over or not.
-    pub fn abandon(&self, streams: &Streams) {
+    fn abandon(&self, streams: &Streams) {
         let (tokens, connections) = {
             let mut status = self.status();
             (

@@ -48,6 +48,16 @@ pub fn send(
         .doing(|| "send to the other side of the set-up")
 }
 
+/// Sends a frame's body that was received elsewhere.
+pub fn send_body(mut socket: &UnixStream, body: &[u8]) -> Result<()> {
+    let action = || "send to the other side of the set-up";
+    let length = u32::try_from(body.len())
+        .map_err(std::io::Error::other)
+        .doing(action)?;
+    socket.write_all(&length.to_le_bytes()).doing(action)?;
+    socket.write_all(body).doing(action)
+}
+
 /// Receives a message and its descriptors; none at the socket's end.
 pub fn receive<T: DeserializeOwned>(socket: &UnixStream) -> Result<Option<(T, Vec<OwnedFd>)>> {
     let mut first = [0u8; 4];

@@ -6,7 +6,7 @@
 //!
 //! | agent | setup stage |
 //! | --- | --- |
-//! | [`Job`], with the descriptors of [`Descriptors`] | |
+//! | [`Job`], with the descriptors of [`Descriptors`], and the requests | |
 //! | | enters the cgroup and the namespaces, forks; [`Report::Process`] names the child |
 //! | registers the child; [`Order::LetGo`] | |
 //! | | the parent exits: the child is the agent's own from now on, never collected unregistered |
@@ -19,6 +19,7 @@ pub mod channel;
 mod create;
 mod cwd;
 mod devices;
+mod inherit;
 mod join;
 mod masks;
 mod mounts;
@@ -38,7 +39,8 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use ampoule_protocol::message::{AgentError, ErrorKind, Rootfs, UserName};
+use ampoule_protocol::frame;
+use ampoule_protocol::message::{AgentError, Create, ErrorKind, Request, Rootfs, UserName};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::unistd::{ForkResult, fork, pipe2};
@@ -53,32 +55,66 @@ pub use rootfs::STAGE;
 /// What makes the agent's binary a setup stage.
 pub const ARGUMENT: &str = "setup";
 
-/// What a setup stage does.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Job {
-    /// Where the process runs.
-    pub work: Work,
-    /// The process.
-    pub process: Process,
-    /// Who it runs as, in place of the process's own uid, gid and groups.
-    pub user: Option<UserName>,
-}
-
-/// Where a process runs.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Work {
-    /// In a new container.
-    Create {
-        /// Without its process.
-        spec: Box<Spec>,
-        /// Its root file system.
-        rootfs: Rootfs,
-    },
-    /// In a container that runs.
+/// Where a process runs. What it is follows as the host's own requests, each in a frame as it
+/// came: there is one reader of specs in the binary, and it is the largest thing in it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub enum Job {
+    /// In a new container: a `Create` follows.
+    Create,
+    /// In a container that runs: an `Exec` follows, and the container's `Create`.
     Join {
         /// `CLONE_NEW*` of the namespaces that it has for itself.
         namespaces: i32,
     },
+}
+
+/// A process to become.
+struct Target {
+    process: Process,
+    /// Who it runs as, in place of the process's own uid, gid and groups.
+    user: Option<UserName>,
+    /// The container to make around it.
+    container: Option<(Box<Spec>, Rootfs)>,
+}
+
+impl Target {
+    fn receive(control: &UnixStream, job: Job) -> Result<Self> {
+        let out_of_turn = || Error::Invalid("the job's request is another one".into());
+        match (job, request(control)?) {
+            (Job::Create, Request::Create(create)) => {
+                let Create {
+                    mut spec,
+                    rootfs,
+                    user,
+                    ..
+                } = *create;
+                let process = spec.process_mut().take().ok_or_else(out_of_turn)?;
+                Ok(Self {
+                    process,
+                    user,
+                    container: Some((spec, rootfs)),
+                })
+            }
+            (Job::Join { .. }, Request::Exec(exec)) => {
+                let Request::Create(create) = request(control)? else {
+                    return Err(out_of_turn());
+                };
+                let (process, user) = inherit::process(*exec, *create);
+                crate::spec::check_process(&process)?;
+                Ok(Self {
+                    process,
+                    user,
+                    container: None,
+                })
+            }
+            _ => Err(out_of_turn()),
+        }
+    }
+}
+
+fn request(mut control: &UnixStream) -> Result<Request> {
+    frame::read(&mut control)
+        .map_err(|e| Error::system("read the request", std::io::Error::other(e)))
 }
 
 /// What a setup stage tells.
@@ -103,16 +139,16 @@ struct Descriptors {
 }
 
 impl Descriptors {
-    fn take(job: &Job, descriptors: Vec<OwnedFd>) -> Result<Self> {
+    fn take(job: Job, terminal: bool, descriptors: Vec<OwnedFd>) -> Result<Self> {
         let mut descriptors = descriptors.into_iter();
         let missing = || Error::Invalid("the job lacks a descriptor".into());
         let cgroup = descriptors.next().ok_or_else(missing)?;
-        let join = match job.work {
-            Work::Create { .. } => None,
-            Work::Join { .. } => Some(descriptors.next().ok_or_else(missing)?),
+        let join = match job {
+            Job::Create => None,
+            Job::Join { .. } => Some(descriptors.next().ok_or_else(missing)?),
         };
         let stdio: Vec<OwnedFd> = descriptors.collect();
-        let expected = if has_terminal(&job.process) { 0 } else { 3 };
+        let expected = if terminal { 0 } else { 3 };
         if stdio.len() != expected {
             return Err(missing());
         }
@@ -161,17 +197,19 @@ fn become_process(control: &UnixStream) -> Result<()> {
     let Some((job, descriptors)) = channel::receive::<Job>(control)? else {
         return Ok(());
     };
-    let descriptors = Descriptors::take(&job, descriptors)?;
+    let target = Target::receive(control, job)?;
+    let descriptors = Descriptors::take(job, has_terminal(&target.process), descriptors)?;
     hide()?;
     enter_cgroup(&descriptors.cgroup)?;
     // Before the namespaces: here /proc is the guest's own.
-    let score = job.process.oom_score_adj().unwrap_or(0);
+    let score = target.process.oom_score_adj().unwrap_or(0);
     std::fs::write("/proc/self/oom_score_adj", score.to_string())
         .doing(|| format!("set the OOM score adjustment {score}"))?;
-    match (&job.work, &descriptors.join) {
-        (Work::Create { spec, .. }, _) => namespaces::unshare(crate::spec::namespaces(spec))?,
-        (Work::Join { namespaces }, Some(target)) => namespaces::join(target, *namespaces)?,
-        (Work::Join { .. }, None) => return Err(Error::Invalid("nothing to join".into())),
+    if let Some((spec, _)) = &target.container {
+        namespaces::unshare(crate::spec::namespaces(spec))?;
+    }
+    if let (Job::Join { namespaces }, Some(member)) = (job, &descriptors.join) {
+        namespaces::join(member, namespaces)?;
     }
 
     let (parent_lives, parent_end) = pipe2(OFlag::O_CLOEXEC).doing(|| "make a pipe")?;
@@ -185,11 +223,16 @@ fn become_process(control: &UnixStream) -> Result<()> {
         ForkResult::Child => {
             drop(parent_end);
             wait_for_end(parent_lives)?;
-            let prepared = match job.work {
-                Work::Create { spec, rootfs } => {
-                    create::prepare(&spec, &rootfs, job.process, job.user, descriptors.stdio)?
+            let Target {
+                process,
+                user,
+                container,
+            } = target;
+            let prepared = match container {
+                Some((spec, rootfs)) => {
+                    create::prepare(&spec, &rootfs, process, user, descriptors.stdio)?
                 }
-                Work::Join { .. } => join::prepare(job.process, job.user, descriptors.stdio)?,
+                None => join::prepare(process, user, descriptors.stdio)?,
             };
             prepared.start(control)
         }

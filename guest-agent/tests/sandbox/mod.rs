@@ -1,6 +1,7 @@
 //! An agent without a machine: in namespaces of its own, over Unix sockets, with the host side of
 //! the protocol played by the test.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a failure here is the test's")]
 
 use std::fs;
 use std::io::{Read, Write};

@@ -80,10 +80,7 @@ fn mount_on(target: &str, kind: &str, flags: MsFlags, data: &str) -> Result<()> 
 fn open_stdio() -> Result<()> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null");
     let null = null.doing(|| "open /dev/null")?;
-    let log = OpenOptions::new()
-        .write(true)
-        .open("/dev/kmsg")
-        .doing(|| "open /dev/kmsg")?;
+    let log = OpenOptions::new().write(true).open("/dev/kmsg").doing(|| "open /dev/kmsg")?;
     let action = || "set stdin, stdout and stderr";
     dup2_stdin(&null).doing(action)?;
     dup2_stdout(&null).doing(action)?;

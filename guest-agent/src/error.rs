@@ -70,10 +70,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// A refusal of the kernel.
     pub fn system(action: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self::System {
-            action: action.into(),
-            source: source.into(),
-        }
+        Self::System { action: action.into(), source: source.into() }
     }
 
     fn kind(&self) -> ErrorKind {
@@ -122,10 +119,7 @@ mod tests {
 
     #[test]
     fn the_wire_message_names_action_and_reason() {
-        let error = Error::system(
-            "mount tmpfs on /dev",
-            io::Error::from_raw_os_error(libc::EPERM),
-        );
+        let error = Error::system("mount tmpfs on /dev", io::Error::from_raw_os_error(libc::EPERM));
         let wire = AgentError::from(error);
         assert_eq!(wire.kind, ErrorKind::Internal);
         assert_eq!(

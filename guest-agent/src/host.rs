@@ -22,19 +22,12 @@ pub struct Host {
 impl Host {
     /// Over the ready connection.
     pub const fn new(connection: Connection) -> Self {
-        Self {
-            connection,
-            writing: Mutex::new(()),
-        }
+        Self { connection, writing: Mutex::new(()) }
     }
 
     /// Tells that the agent serves requests.
     pub fn greet(&self, entered_us: u64, ready_us: u64) -> Result<()> {
-        self.send(&Hello {
-            version: VERSION,
-            entered_us,
-            ready_us,
-        })
+        self.send(&Hello { version: VERSION, entered_us, ready_us })
     }
 
     /// Tells of an event. A host that does not hear it is gone, which the main loop sees.

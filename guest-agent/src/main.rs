@@ -99,15 +99,9 @@ fn run(transport: &Transport, ending: Ending, entered_us: u64) -> Result<()> {
     let signals = watch::take_signals()?;
     cgroup::enable_controllers()?;
     let program = std::fs::read_link("/proc/self/exe").doing(|| "read /proc/self/exe")?;
-    let requests = transport
-        .listen(ampoule_protocol::RPC_PORT)
-        .doing(|| "listen for requests")?;
-    let streams = transport
-        .listen(ampoule_protocol::STREAM_PORT)
-        .doing(|| "listen for streams")?;
-    let ready = transport
-        .connect(ampoule_protocol::READY_PORT)
-        .doing(|| "connect to the host")?;
+    let requests = transport.listen(ampoule_protocol::RPC_PORT).doing(|| "listen for requests")?;
+    let streams = transport.listen(ampoule_protocol::STREAM_PORT).doing(|| "listen for streams")?;
+    let ready = transport.connect(ampoule_protocol::READY_PORT).doing(|| "connect to the host")?;
 
     let agent = AGENT.get_or_init(|| Agent {
         containers: Containers::new(),

@@ -57,11 +57,7 @@ fn wait_any() -> Option<(i32, i32)> {
 
 /// A shell's view of a wait status.
 fn exit_code(status: i32) -> i32 {
-    if libc::WIFSIGNALED(status) {
-        128 + libc::WTERMSIG(status)
-    } else {
-        libc::WEXITSTATUS(status)
-    }
+    if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
 }
 
 #[cfg(test)]

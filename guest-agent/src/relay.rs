@@ -28,22 +28,11 @@ const TERMINAL_CHUNK: usize = 4 << 10;
 pub fn output(pipe: OwnedFd, stream: &Connection, ended: &EventFd) {
     let mut copy = Copy {
         from: pipe.as_fd(),
-        to: To::Stream {
-            stream,
-            half_closed: false,
-        },
+        to: To::Stream { stream, half_closed: false },
         ended: ended.as_fd(),
     };
-    let mut step = |limit: usize| {
-        splice(
-            &pipe,
-            None,
-            stream,
-            None,
-            limit,
-            SpliceFFlags::SPLICE_F_MOVE,
-        )
-    };
+    let mut step =
+        |limit: usize| splice(&pipe, None, stream, None, limit, SpliceFFlags::SPLICE_F_MOVE);
     if copy.run(&mut step) {
         copy.drain(pending_bytes(&pipe), &mut step);
     }
@@ -52,21 +41,9 @@ pub fn output(pipe: OwnedFd, stream: &Connection, ended: &EventFd) {
 
 /// Host → process, into a pipe. The pipe's end follows the last byte.
 pub fn input(stream: &Connection, pipe: OwnedFd, ended: &EventFd) {
-    let mut copy = Copy {
-        from: stream.as_fd(),
-        to: To::Process(pipe.as_fd()),
-        ended: ended.as_fd(),
-    };
-    copy.run(&mut |limit| {
-        splice(
-            stream,
-            None,
-            &pipe,
-            None,
-            limit,
-            SpliceFFlags::SPLICE_F_MOVE,
-        )
-    });
+    let mut copy =
+        Copy { from: stream.as_fd(), to: To::Process(pipe.as_fd()), ended: ended.as_fd() };
+    copy.run(&mut |limit| splice(stream, None, &pipe, None, limit, SpliceFFlags::SPLICE_F_MOVE));
     stream.end();
 }
 
@@ -74,10 +51,7 @@ pub fn input(stream: &Connection, pipe: OwnedFd, ended: &EventFd) {
 pub fn terminal_output(master: &Arc<OwnedFd>, stream: &Connection, ended: &EventFd) {
     let mut copy = Copy {
         from: master.as_fd(),
-        to: To::Stream {
-            stream,
-            half_closed: false,
-        },
+        to: To::Stream { stream, half_closed: false },
         ended: ended.as_fd(),
     };
     let mut step = |limit: usize| copy_through_buffer(master.as_fd(), stream.as_fd(), limit);
@@ -89,11 +63,8 @@ pub fn terminal_output(master: &Arc<OwnedFd>, stream: &Connection, ended: &Event
 
 /// Host → process, into a terminal.
 pub fn terminal_input(stream: &Connection, master: &Arc<OwnedFd>, ended: &EventFd) {
-    let mut copy = Copy {
-        from: stream.as_fd(),
-        to: To::Process(master.as_fd()),
-        ended: ended.as_fd(),
-    };
+    let mut copy =
+        Copy { from: stream.as_fd(), to: To::Process(master.as_fd()), ended: ended.as_fd() };
     copy.run(&mut |limit| copy_through_buffer(stream.as_fd(), master.as_fd(), limit));
 }
 
@@ -155,35 +126,19 @@ impl Copy<'_> {
     fn wait(&mut self) -> nix::Result<Ready> {
         let (to, to_events) = match &self.to {
             To::Process(fd) => (*fd, 0),
-            To::Stream {
-                stream,
-                half_closed: true,
-            } => (stream.as_fd(), 0),
-            To::Stream {
-                stream,
-                half_closed: false,
-            } => (stream.as_fd(), libc::POLLRDHUP),
+            To::Stream { stream, half_closed: true } => (stream.as_fd(), 0),
+            To::Stream { stream, half_closed: false } => (stream.as_fd(), libc::POLLRDHUP),
         };
-        let [from, to, ended] = poll_all([
-            (self.from, libc::POLLIN),
-            (to, to_events),
-            (self.ended, libc::POLLIN),
-        ])?;
+        let [from, to, ended] =
+            poll_all([(self.from, libc::POLLIN), (to, to_events), (self.ended, libc::POLLIN)])?;
         let mut reader_gone = to & (libc::POLLERR | libc::POLLHUP) != 0;
-        if let To::Stream {
-            stream,
-            half_closed,
-        } = &mut self.to
+        if let To::Stream { stream, half_closed } = &mut self.to
             && to & libc::POLLRDHUP != 0
         {
             *half_closed = true;
             reader_gone |= !stream.takes_bytes();
         }
-        Ok(Ready {
-            input: from != 0,
-            reader_gone,
-            process_ended: ended != 0,
-        })
+        Ok(Ready { input: from != 0, reader_gone, process_ended: ended != 0 })
     }
 }
 
@@ -191,11 +146,8 @@ impl Copy<'_> {
 fn poll_all<const N: usize>(
     watched: [(BorrowedFd<'_>, libc::c_short); N],
 ) -> nix::Result<[libc::c_short; N]> {
-    let mut fds = watched.map(|(fd, events)| libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events,
-        revents: 0,
-    });
+    let mut fds =
+        watched.map(|(fd, events)| libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 });
     // SAFETY: the pointer and the count are those of one live array.
     let result = unsafe { libc::poll(fds.as_mut_ptr(), N as libc::nfds_t, -1) };
     Errno::result(result)?;
@@ -211,9 +163,7 @@ struct Ready {
 fn has_input(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0)
-        && fds[0]
-            .revents()
-            .is_some_and(|r| r.contains(PollFlags::POLLIN))
+        && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLIN))
 }
 
 fn pending_bytes(pipe: &OwnedFd) -> usize {

@@ -44,19 +44,9 @@ pub fn serve(agent: &'static Agent, listener: &Listener) -> io::Error {
 fn converse(agent: &'static Agent, connection: &Connection) -> std::result::Result<(), FrameError> {
     let (mut from, mut to) = (connection, connection);
     let hello: Hello = frame::read(&mut from)?;
-    frame::write(
-        &mut to,
-        &Hello {
-            version: VERSION,
-            entered_us: 0,
-            ready_us: 0,
-        },
-    )?;
+    frame::write(&mut to, &Hello { version: VERSION, entered_us: 0, ready_us: 0 })?;
     if hello.version != VERSION {
-        let message = format!(
-            "protocol version {}, the agent's is {VERSION}",
-            hello.version
-        );
+        let message = format!("protocol version {}, the agent's is {VERSION}", hello.version);
         let error = AgentError::new(ErrorKind::Unsupported, message);
         return frame::write(&mut to, &Reply::Error(error));
     }
@@ -111,10 +101,9 @@ fn answer(agent: &'static Agent, request: Request, body: Vec<u8>) -> Result<Repl
             shutdown::prepare(agent);
             Ok(Reply::Done)
         }
-        Request::Unknown => Err(AgentError::new(
-            ErrorKind::Unsupported,
-            "the agent does not know the request",
-        )
-        .into()),
+        Request::Unknown => {
+            Err(AgentError::new(ErrorKind::Unsupported, "the agent does not know the request")
+                .into())
+        }
     }
 }

@@ -53,9 +53,6 @@ pub fn fatal(ending: Ending, error: Error) -> ! {
 /// A panic in any thread is the agent's end.
 pub fn end_on_panic(ending: Ending) {
     std::panic::set_hook(Box::new(move |panic| {
-        fatal(
-            ending,
-            Error::WrongState(format!("the agent failed: {panic}")),
-        );
+        fatal(ending, Error::WrongState(format!("the agent failed: {panic}")));
     }));
 }

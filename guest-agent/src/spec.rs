@@ -49,10 +49,7 @@ pub fn check_process(process: &Process) -> Result<()> {
         return Err(missing("process.args"));
     }
     if !process.cwd().is_absolute() {
-        return Err(Error::Invalid(format!(
-            "process.cwd {:?} is not absolute",
-            process.cwd()
-        )));
+        return Err(Error::Invalid(format!("process.cwd {:?} is not absolute", process.cwd())));
     }
     let is_set = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     for (name, asked) in [
@@ -69,15 +66,8 @@ pub fn check_process(process: &Process) -> Result<()> {
 
 /// The namespaces that the container gets for itself.
 pub fn namespaces(spec: &Spec) -> CloneFlags {
-    let named = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.namespaces().as_ref());
-    named
-        .into_iter()
-        .flatten()
-        .map(|namespace| flag(namespace.typ()))
-        .collect()
+    let named = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    named.into_iter().flatten().map(|namespace| flag(namespace.typ())).collect()
 }
 
 fn flag(namespace: LinuxNamespaceType) -> CloneFlags {
@@ -109,41 +99,21 @@ fn check_namespaces(linux: &Linux) -> Result<()> {
         seen |= flag(kind);
     }
     if !seen.contains(CloneFlags::CLONE_NEWNS) {
-        return Err(Error::Unsupported(
-            "a container without a mount namespace".into(),
-        ));
+        return Err(Error::Unsupported("a container without a mount namespace".into()));
     }
     Ok(())
 }
 
 fn check_linux(linux: &Linux) -> Result<()> {
     for (name, asked) in [
-        (
-            "netDevices",
-            linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()),
-        ),
-        (
-            "uidMappings",
-            linux.uid_mappings().as_ref().is_some_and(|m| !m.is_empty()),
-        ),
-        (
-            "gidMappings",
-            linux.gid_mappings().as_ref().is_some_and(|m| !m.is_empty()),
-        ),
+        ("netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
+        ("uidMappings", linux.uid_mappings().as_ref().is_some_and(|m| !m.is_empty())),
+        ("gidMappings", linux.gid_mappings().as_ref().is_some_and(|m| !m.is_empty())),
         ("seccomp", linux.seccomp().is_some()),
-        (
-            "mountLabel",
-            linux
-                .mount_label()
-                .as_ref()
-                .is_some_and(|label| !label.is_empty()),
-        ),
+        ("mountLabel", linux.mount_label().as_ref().is_some_and(|label| !label.is_empty())),
         ("intelRdt", linux.intel_rdt().is_some()),
         ("memoryPolicy", linux.memory_policy().is_some()),
-        (
-            "timeOffsets",
-            linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty()),
-        ),
+        ("timeOffsets", linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty())),
     ] {
         refuse(asked, &format!("linux.{name}"))?;
     }
@@ -152,10 +122,7 @@ fn check_linux(linux: &Linux) -> Result<()> {
 
 fn check_mount(mount: &Mount) -> Result<()> {
     let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
-    refuse(
-        mapped,
-        &format!("an id-mapped mount ({})", mount.destination().display()),
-    )
+    refuse(mapped, &format!("an id-mapped mount ({})", mount.destination().display()))
 }
 
 fn has_hooks(hooks: &Hooks) -> bool {
@@ -173,11 +140,7 @@ fn has_hooks(hooks: &Hooks) -> bool {
 }
 
 fn refuse(asked: bool, name: &str) -> Result<()> {
-    if asked {
-        Err(Error::Unsupported(name.to_owned()))
-    } else {
-        Ok(())
-    }
+    if asked { Err(Error::Unsupported(name.to_owned())) } else { Ok(()) }
 }
 
 fn missing(name: &str) -> Error {
@@ -203,45 +166,18 @@ mod tests {
     fn a_plain_spec_is_taken() {
         let spec = spec(|_| ());
         check(&spec).unwrap();
-        assert_eq!(
-            namespaces(&spec),
-            CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID
-        );
+        assert_eq!(namespaces(&spec), CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID);
     }
 
     #[test]
     fn what_is_not_done_is_refused_by_name() {
         let cases: [(&str, Value, &str); 6] = [
-            (
-                "/linux/seccomp",
-                json!({"defaultAction": "SCMP_ACT_ALLOW"}),
-                "linux.seccomp",
-            ),
-            (
-                "/linux/namespaces/1/path",
-                json!("/proc/1/ns/pid"),
-                "pid namespace",
-            ),
-            (
-                "/linux/timeOffsets",
-                json!({"boottime": {"secs": 1}}),
-                "linux.timeOffsets",
-            ),
-            (
-                "/process/apparmorProfile",
-                json!("docker-default"),
-                "process.apparmorProfile",
-            ),
-            (
-                "/process/scheduler",
-                json!({"policy": "SCHED_IDLE"}),
-                "process.scheduler",
-            ),
-            (
-                "/hooks",
-                json!({"poststop": [{"path": "/bin/true"}]}),
-                "hooks",
-            ),
+            ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}), "linux.seccomp"),
+            ("/linux/namespaces/1/path", json!("/proc/1/ns/pid"), "pid namespace"),
+            ("/linux/timeOffsets", json!({"boottime": {"secs": 1}}), "linux.timeOffsets"),
+            ("/process/apparmorProfile", json!("docker-default"), "process.apparmorProfile"),
+            ("/process/scheduler", json!({"policy": "SCHED_IDLE"}), "process.scheduler"),
+            ("/hooks", json!({"poststop": [{"path": "/bin/true"}]}), "hooks"),
         ];
         for (pointer, value, name) in cases {
             let spec = spec(|json| {
@@ -261,10 +197,7 @@ mod tests {
             ("/process/args", json!([])),
             ("/process/cwd", json!("relative")),
             ("/hostname", json!("no uts namespace")),
-            (
-                "/linux/namespaces",
-                json!([{"type": "mount"}, {"type": "mount"}]),
-            ),
+            ("/linux/namespaces", json!([{"type": "mount"}, {"type": "mount"}])),
         ] {
             let spec = spec(|json| {
                 let (parent, key) = pointer.rsplit_once('/').unwrap();

@@ -46,10 +46,7 @@ enum Arrived<C, S> {
 
 impl<C, S> Pairing<C, S> {
     const fn new() -> Self {
-        Self {
-            halves: BTreeMap::new(),
-            arrivals: 0,
-        }
+        Self { halves: BTreeMap::new(), arrivals: 0 }
     }
 
     fn arrive(&mut self, token: String, connection: C) -> Arrived<C, S> {
@@ -63,13 +60,7 @@ impl<C, S> Pairing<C, S> {
                 let dropped = self.make_room();
                 self.arrivals += 1;
                 let arrival = self.arrivals;
-                self.halves.insert(
-                    token,
-                    Half::Connection {
-                        connection,
-                        arrival,
-                    },
-                );
+                self.halves.insert(token, Half::Connection { connection, arrival });
                 Arrived::Waits(dropped)
             }
         }
@@ -142,10 +133,7 @@ impl Streams {
         slot: impl FnOnce(Connection) + Send + 'static,
     ) -> Result<()> {
         if token.len() > MAX_TOKEN {
-            return Err(Error::Invalid(format!(
-                "stream token of {} bytes",
-                token.len()
-            )));
+            return Err(Error::Invalid(format!("stream token of {} bytes", token.len())));
         }
         let paired = self
             .lock()
@@ -231,15 +219,9 @@ mod tests {
     fn the_oldest_waiting_connection_makes_room() {
         let mut pairing = Pairing::<usize, &str>::new();
         for n in 0..MAX_WAITING_CONNECTIONS {
-            assert_eq!(
-                pairing.arrive(format!("token-{n}"), n),
-                Arrived::Waits(None)
-            );
+            assert_eq!(pairing.arrive(format!("token-{n}"), n), Arrived::Waits(None));
         }
-        assert_eq!(
-            pairing.arrive("one more".into(), 999),
-            Arrived::Waits(Some(0))
-        );
+        assert_eq!(pairing.arrive("one more".into(), 999), Arrived::Waits(Some(0)));
         assert_eq!(pairing.halves.len(), MAX_WAITING_CONNECTIONS);
     }
 

@@ -8,9 +8,5 @@ const STACK: usize = 256 << 10;
 
 /// Starts a detached thread.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    Builder::new()
-        .name(name.to_owned())
-        .stack_size(STACK)
-        .spawn(body)
-        .map(drop)
+    Builder::new().name(name.to_owned()).stack_size(STACK).spawn(body).map(drop)
 }

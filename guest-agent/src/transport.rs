@@ -30,29 +30,24 @@ impl Transport {
     /// Listens on a port of the guest.
     pub fn listen(&self, port: u32) -> io::Result<Listener> {
         let socket = match self {
-            Self::Vsock => bound(
-                AddressFamily::Vsock,
-                &VsockAddr::new(libc::VMADDR_CID_ANY, port),
-            )?,
+            Self::Vsock => {
+                bound(AddressFamily::Vsock, &VsockAddr::new(libc::VMADDR_CID_ANY, port))?
+            }
             Self::Unix(directory) => bound(
                 AddressFamily::Unix,
                 &UnixAddr::new(&directory.join(format!("guest-{port}")))?,
             )?,
         };
         socket::listen(&socket, Backlog::new(128)?)?;
-        Ok(Listener {
-            socket,
-            host_only: matches!(self, Self::Vsock),
-        })
+        Ok(Listener { socket, host_only: matches!(self, Self::Vsock) })
     }
 
     /// Connects to a port of the host.
     pub fn connect(&self, port: u32) -> io::Result<Connection> {
         match self {
-            Self::Vsock => connected(
-                AddressFamily::Vsock,
-                &VsockAddr::new(libc::VMADDR_CID_HOST, port),
-            ),
+            Self::Vsock => {
+                connected(AddressFamily::Vsock, &VsockAddr::new(libc::VMADDR_CID_HOST, port))
+            }
             Self::Unix(directory) => connected(
                 AddressFamily::Unix,
                 &UnixAddr::new(&directory.join(format!("host-{port}")))?,

@@ -42,14 +42,8 @@ struct MemoryEvents {
 impl Watcher {
     /// Nothing yet.
     pub const fn new() -> Self {
-        let memory = Memory {
-            next: FIRST_MEMORY,
-            by_key: BTreeMap::new(),
-        };
-        Self {
-            epoll: OnceLock::new(),
-            memory: Mutex::new(memory),
-        }
+        let memory = Memory { next: FIRST_MEMORY, by_key: BTreeMap::new() };
+        Self { epoll: OnceLock::new(), memory: Mutex::new(memory) }
     }
 
     fn epoll(&self) -> Result<&Epoll> {
@@ -76,14 +70,7 @@ impl Watcher {
         match epoll.add(&file, EpollEvent::new(EpollFlags::EPOLLPRI, key)) {
             Ok(()) => {
                 let container = container.to_owned();
-                memory.by_key.insert(
-                    key,
-                    MemoryEvents {
-                        container,
-                        file,
-                        kills: 0,
-                    },
-                );
+                memory.by_key.insert(key, MemoryEvents { container, file, kills: 0 });
             }
             Err(e) => log::line(&format!("cannot watch the memory of {container:?}: {e}")),
         }
@@ -91,9 +78,7 @@ impl Watcher {
 
     /// The container is no more. Closing the file takes it out of the epoll.
     pub fn forget(&self, container: &str) {
-        self.memory()
-            .by_key
-            .retain(|_, events| events.container != container);
+        self.memory().by_key.retain(|_, events| events.container != container);
     }
 
     /// The container of a changed `memory.events`, where a process was killed.
@@ -122,12 +107,8 @@ pub fn take_signals() -> Result<SignalFd> {
 pub fn run(agent: &Agent, signals: &SignalFd) -> Result<()> {
     let epoll = agent.watcher.epoll()?;
     let action = || "watch children and the host";
-    epoll
-        .add(signals, EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))
-        .doing(action)?;
-    epoll
-        .add(&agent.host, EpollEvent::new(EpollFlags::EPOLLRDHUP, HOST))
-        .doing(action)?;
+    epoll.add(signals, EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS)).doing(action)?;
+    epoll.add(&agent.host, EpollEvent::new(EpollFlags::EPOLLRDHUP, HOST)).doing(action)?;
     let mut events = [EpollEvent::empty(); 8];
     loop {
         let count = match epoll.wait(&mut events, EpollTimeout::NONE) {

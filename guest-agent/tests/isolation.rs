@@ -27,39 +27,13 @@ fn the_root_is_the_containers_and_nothing_else_is_mounted() {
     let sandbox = Sandbox::start();
     let mounts = output(&sandbox, "cut -d' ' -f5 /proc/self/mountinfo", |_| ());
     let mounts: Vec<&str> = mounts.lines().collect();
-    let expected = [
-        "/",
-        "/proc",
-        "/dev",
-        "/dev/pts",
-        "/dev/shm",
-        "/dev/mqueue",
-        "/sys",
-        "/sys/fs/cgroup",
-    ];
+    let expected =
+        ["/", "/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup"];
     assert_eq!(mounts[..expected.len()], expected);
-    let masks = [
-        "/proc/kcore",
-        "/proc/scsi",
-        "/proc/sys",
-        "/proc/sysrq-trigger",
-        "/sys/firmware",
-    ];
-    assert!(
-        mounts[expected.len()..]
-            .iter()
-            .all(|mount| masks.contains(mount)),
-        "{mounts:?}"
-    );
+    let masks = ["/proc/kcore", "/proc/scsi", "/proc/sys", "/proc/sysrq-trigger", "/sys/firmware"];
+    assert!(mounts[expected.len()..].iter().all(|mount| masks.contains(mount)), "{mounts:?}");
     // Writes go to the upper layer alone.
-    assert_eq!(
-        output(
-            &sandbox,
-            "echo x > /tmp/new; rm /etc/group; ls /tmp",
-            |_| ()
-        ),
-        "new\n"
-    );
+    assert_eq!(output(&sandbox, "echo x > /tmp/new; rm /etc/group; ls /tmp", |_| ()), "new\n");
     assert!(!sandbox.rootfs().join("tmp/new").exists());
     assert!(sandbox.rootfs().join("etc/group").exists());
 }
@@ -74,9 +48,7 @@ fn no_descriptor_of_the_agent_is_left() {
                   grep -E '^Sig(Blk|Ign)' /proc/self/status | cut -f2";
     let out = output(&sandbox, script, |_| ());
     let lines: Vec<&str> = out.lines().collect();
-    let [descriptors, score, blocked, ignored] = lines[..] else {
-        panic!("{out}")
-    };
+    let [descriptors, score, blocked, ignored] = lines[..] else { panic!("{out}") };
     // The shell opens the directory for its pattern.
     assert!(matches!(descriptors, "0 1 2" | "0 1 2 3"), "{descriptors}");
     assert_eq!((score, blocked), ("0", "0000000000000000"));
@@ -119,10 +91,7 @@ fn capabilities_are_those_of_the_spec() {
              CapAmb:\t{ambient}\nNoNewPrivs:\t{nnp}\n"
         )
     };
-    assert_eq!(
-        output(&sandbox, script, |_| ()),
-        status(none, own, own, none, 1)
-    );
+    assert_eq!(output(&sandbox, script, |_| ()), status(none, own, own, none, 1));
     let lacking = output(&sandbox, script, |spec| {
         spec["process"]["capabilities"] = json!(null);
         spec["process"]["noNewPrivileges"] = json!(false);
@@ -152,10 +121,7 @@ fn users_are_found_in_the_image_and_own_their_output() {
         });
     });
     assert_eq!((status.code, err.as_str()), (0, ""));
-    assert_eq!(
-        out,
-        "1000\n1000\n1000 2000\n/home/web\n/home/web/made/here\nagain\n0022\n512\n"
-    );
+    assert_eq!(out, "1000\n1000\n1000 2000\n/home/web\n/home/web/made/here\nagain\n0022\n512\n");
     let (_, out, _) = sandbox.run_changed("c", &["id"], |r| r.user = user("4711:extra"));
     assert_eq!(out, "uid=4711 gid=2000(extra)\n");
 }
@@ -168,9 +134,7 @@ fn a_read_only_root_stays_so() {
     let sandbox = Sandbox::start();
     let script =
         "(echo x > /tmp/x) 2>/dev/null || echo read-only; echo x > /dev/shm/x && echo fine";
-    let out = output(&sandbox, script, |spec| {
-        spec["root"]["readonly"] = json!(true)
-    });
+    let out = output(&sandbox, script, |spec| spec["root"]["readonly"] = json!(true));
     assert_eq!(out, "read-only\nfine\n");
     for directory in ["proc", "dev", "sys"] {
         fs::create_dir(sandbox.rootfs().join(directory)).unwrap();

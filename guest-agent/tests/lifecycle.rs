@@ -32,18 +32,12 @@ fn bytes_pass_both_ways_unchanged() {
     let sandbox = Sandbox::start();
     let (stdio, pipes) = sandbox.pipes();
     let rpc = sandbox.rpc();
-    rpc.created(Request::Create(Box::new(sandbox.request(
-        "cat",
-        &["cat"],
-        stdio,
-    ))));
+    rpc.created(Request::Create(Box::new(sandbox.request("cat", &["cat"], stdio))));
     rpc.done(Request::Start(ProcessId::init("cat")));
     let mut state = 1u64;
     let bytes: Vec<u8> = (0..10 << 20)
         .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             state.to_le_bytes()[7]
         })
         .collect();
@@ -63,15 +57,8 @@ fn a_reader_that_goes_away_ends_the_writer() {
     let token = sandbox.token();
     let stdout = sandbox.stream(&token);
     let rpc = sandbox.rpc();
-    let stdio = Stdio {
-        stdout: Some(token),
-        ..Stdio::default()
-    };
-    rpc.created(Request::Create(Box::new(sandbox.request(
-        "yes",
-        &["yes"],
-        stdio,
-    ))));
+    let stdio = Stdio { stdout: Some(token), ..Stdio::default() };
+    rpc.created(Request::Create(Box::new(sandbox.request("yes", &["yes"], stdio))));
     rpc.done(Request::Start(ProcessId::init("yes")));
     drop(stdout);
     let code = rpc.wait(ProcessId::init("yes")).code;
@@ -86,16 +73,9 @@ fn a_stream_may_come_after_its_process() {
     }
     let sandbox = Sandbox::start();
     let token = sandbox.token();
-    let stdio = Stdio {
-        stdout: Some(token.clone()),
-        ..Stdio::default()
-    };
+    let stdio = Stdio { stdout: Some(token.clone()), ..Stdio::default() };
     let rpc = sandbox.rpc();
-    rpc.created(Request::Create(Box::new(sandbox.request(
-        "c",
-        &["echo", "late"],
-        stdio,
-    ))));
+    rpc.created(Request::Create(Box::new(sandbox.request("c", &["echo", "late"], stdio))));
     rpc.done(Request::Start(ProcessId::init("c")));
     rpc.send(&Request::Wait(ProcessId::init("c")));
     let stdout = collect(sandbox.stream(&token));
@@ -113,11 +93,7 @@ fn requests_may_be_sent_ahead_of_replies() {
     let request = sandbox.request("c", &["sh", "-c", "exit 3"], Stdio::default());
     frame::write(
         &mut &rpc.0,
-        &ampoule_protocol::message::Hello {
-            version: VERSION,
-            entered_us: 0,
-            ready_us: 0,
-        },
+        &ampoule_protocol::message::Hello { version: VERSION, entered_us: 0, ready_us: 0 },
     )
     .unwrap();
     rpc.send(&Request::Create(Box::new(request)));
@@ -141,57 +117,29 @@ fn further_processes_join_the_container() {
     let pid = rpc.created(Request::Create(Box::new(request)));
     let name = process("c", "p");
     let early = exec("c", "early", &["true"], Stdio::default());
-    assert_eq!(
-        rpc.error(Request::Exec(Box::new(early))).0,
-        ErrorKind::WrongState
-    );
+    assert_eq!(rpc.error(Request::Exec(Box::new(early))).0, ErrorKind::WrongState);
     rpc.done(Request::Start(ProcessId::init("c")));
 
     let (stdio, pipes) = sandbox.pipes();
     let script = "hostname; echo $COLOUR; cat /proc/1/comm; grep ^0: /proc/self/cgroup; exit 9";
-    rpc.created(Request::Exec(Box::new(exec(
-        "c",
-        "p",
-        &["sh", "-c", script],
-        stdio,
-    ))));
+    rpc.created(Request::Exec(Box::new(exec("c", "p", &["sh", "-c", script], stdio))));
     let again = exec("c", "p", &["true"], Stdio::default());
-    assert_eq!(
-        rpc.error(Request::Exec(Box::new(again))).0,
-        ErrorKind::AlreadyExists
-    );
+    assert_eq!(rpc.error(Request::Exec(Box::new(again))).0, ErrorKind::AlreadyExists);
     assert_eq!(rpc.wait(name.clone()).code, 9);
     assert_eq!(rpc.wait(name).code, 9);
     assert_eq!(text(pipes.stdout), "sealed\nblue\nsleep\n0::/\n");
 
-    match rpc.call(Request::Processes {
-        container: "c".into(),
-    }) {
+    match rpc.call(Request::Processes { container: "c".into() }) {
         Reply::Processes { pids } => assert_eq!(pids, [pid]),
         other => panic!("{other:?}"),
     }
-    assert_eq!(
-        rpc.error(Request::Delete {
-            container: "c".into()
-        })
-        .0,
-        ErrorKind::WrongState
-    );
+    assert_eq!(rpc.error(Request::Delete { container: "c".into() }).0, ErrorKind::WrongState);
     rpc.kill("c", libc::SIGKILL);
     assert_eq!(rpc.wait(ProcessId::init("c")).code, 137);
-    let gone = Request::Kill {
-        id: ProcessId::init("c"),
-        signal: 15,
-        all: false,
-    };
+    let gone = Request::Kill { id: ProcessId::init("c"), signal: 15, all: false };
     assert_eq!(rpc.error(gone).0, ErrorKind::WrongState);
-    rpc.done(Request::Delete {
-        container: "c".into(),
-    });
-    assert_eq!(
-        rpc.error(Request::Wait(ProcessId::init("c"))).0,
-        ErrorKind::NotFound
-    );
+    rpc.done(Request::Delete { container: "c".into() });
+    assert_eq!(rpc.error(Request::Wait(ProcessId::init("c"))).0, ErrorKind::NotFound);
 }
 
 #[test]
@@ -206,19 +154,10 @@ fn an_orphan_that_holds_the_output_is_not_waited_for() {
     rpc.done(Request::Start(ProcessId::init("c")));
     let (stdio, pipes) = sandbox.pipes();
     let script = "sleep 1000 & echo done";
-    rpc.created(Request::Exec(Box::new(exec(
-        "c",
-        "p",
-        &["sh", "-c", script],
-        stdio,
-    ))));
+    rpc.created(Request::Exec(Box::new(exec("c", "p", &["sh", "-c", script], stdio))));
     assert_eq!(rpc.wait(process("c", "p")).code, 0);
     assert_eq!(text(pipes.stdout), "done\n");
-    rpc.done(Request::Kill {
-        id: ProcessId::init("c"),
-        signal: libc::SIGKILL,
-        all: true,
-    });
+    rpc.done(Request::Kill { id: ProcessId::init("c"), signal: libc::SIGKILL, all: true });
     assert_eq!(rpc.wait(ProcessId::init("c")).code, 137);
 }
 
@@ -232,29 +171,14 @@ fn signals_reach_one_or_all() {
     let token = sandbox.token();
     let mut output = sandbox.stream(&token);
     let script = "trap 'echo usr1; exit 5' USR1; echo ready; while :; do sleep 0.05; done";
-    let stdio = Stdio {
-        stdout: Some(token),
-        ..Stdio::default()
-    };
-    rpc.created(Request::Create(Box::new(sandbox.request(
-        "c",
-        &["sh", "-c", script],
-        stdio,
-    ))));
+    let stdio = Stdio { stdout: Some(token), ..Stdio::default() };
+    rpc.created(Request::Create(Box::new(sandbox.request("c", &["sh", "-c", script], stdio))));
     rpc.done(Request::Start(ProcessId::init("c")));
     let mut ready = [0; 6];
     std::io::Read::read_exact(&mut output, &mut ready).unwrap();
-    let bad = Request::Kill {
-        id: ProcessId::init("c"),
-        signal: 65,
-        all: false,
-    };
+    let bad = Request::Kill { id: ProcessId::init("c"), signal: 65, all: false };
     assert_eq!(rpc.error(bad).0, ErrorKind::InvalidArgument);
-    rpc.done(Request::Kill {
-        id: ProcessId::init("c"),
-        signal: libc::SIGUSR1,
-        all: true,
-    });
+    rpc.done(Request::Kill { id: ProcessId::init("c"), signal: libc::SIGUSR1, all: true });
     assert_eq!(rpc.wait(ProcessId::init("c")).code, 5);
     assert_eq!(text(collect(output)), "usr1\n");
 }
@@ -270,31 +194,17 @@ fn terminals_have_a_size_and_can_be_resized() {
     let terminal = sandbox.stream(&token);
     let script = "tty; stty size; test -c /dev/console && echo console; read line; stty size; \
                   echo \"<$line>\"; exit 4";
-    let mut request = sandbox.request(
-        "c",
-        &[],
-        Stdio {
-            terminal: Some(token),
-            ..Stdio::default()
-        },
-    );
+    let mut request =
+        sandbox.request("c", &[], Stdio { terminal: Some(token), ..Stdio::default() });
     request.spec = changed(&["sh", "-c", script], |spec| {
         spec["process"]["terminal"] = json!(true);
         spec["process"]["consoleSize"] = json!({"height": 30, "width": 100});
     });
     rpc.created(Request::Create(Box::new(request)));
-    rpc.done(Request::Resize {
-        id: ProcessId::init("c"),
-        rows: 31,
-        columns: 101,
-    });
+    rpc.done(Request::Resize { id: ProcessId::init("c"), rows: 31, columns: 101 });
     rpc.done(Request::Start(ProcessId::init("c")));
     let output = collect(terminal.try_clone().unwrap());
-    rpc.done(Request::Resize {
-        id: ProcessId::init("c"),
-        rows: 50,
-        columns: 200,
-    });
+    rpc.done(Request::Resize { id: ProcessId::init("c"), rows: 50, columns: 200 });
     std::io::Write::write_all(&mut &terminal, b"hello\n").unwrap();
     assert_eq!(rpc.wait(ProcessId::init("c")).code, 4);
     let output = text(output).replace('\r', "");
@@ -316,10 +226,7 @@ fn failures_have_kinds_that_callers_tell_apart() {
     };
     let (kind, message) = create(&["no-such-program"]);
     assert_eq!(kind, ErrorKind::CommandNotFound, "{message}");
-    assert_eq!(
-        message,
-        "exec: \"no-such-program\": executable file not found in $PATH"
-    );
+    assert_eq!(message, "exec: \"no-such-program\": executable file not found in $PATH");
     assert_eq!(create(&["/no/such"]).0, ErrorKind::CommandNotFound);
     assert_eq!(create(&["/etc"]).0, ErrorKind::CommandNotExecutable);
     let (kind, message) = create(&["/etc/not-a-program"]);
@@ -338,19 +245,13 @@ fn failures_have_kinds_that_callers_tell_apart() {
     assert_eq!(rpc.wait(ProcessId::init("g")).code, 126);
 
     let mut request = sandbox.request("../c", &["true"], Stdio::default());
-    assert_eq!(
-        rpc.error(Request::Create(Box::new(request))).0,
-        ErrorKind::InvalidArgument
-    );
+    assert_eq!(rpc.error(Request::Create(Box::new(request))).0, ErrorKind::InvalidArgument);
     request = sandbox.request("u", &["true"], Stdio::default());
     request.user = sandbox::user("ghost");
     let (kind, message) = rpc.error(Request::Create(Box::new(request)));
     assert_eq!(kind, ErrorKind::InvalidArgument);
     assert!(message.contains("ghost"), "{message}");
-    assert_eq!(
-        rpc.error(Request::Start(ProcessId::init("none"))).0,
-        ErrorKind::NotFound
-    );
+    assert_eq!(rpc.error(Request::Start(ProcessId::init("none"))).0, ErrorKind::NotFound);
 }
 
 #[test]
@@ -360,11 +261,7 @@ fn what_the_agent_does_not_know_is_unsupported() {
     }
     let sandbox = Sandbox::start();
     let rpc = sandbox.rpc();
-    frame::write(
-        &mut &rpc.0,
-        &json!({"request": "make_coffee", "milk": true}),
-    )
-    .unwrap();
+    frame::write(&mut &rpc.0, &json!({"request": "make_coffee", "milk": true})).unwrap();
     assert!(matches!(rpc.receive(), Reply::Error(e) if e.kind == ErrorKind::Unsupported));
     frame::write(&mut &rpc.0, &json!({"request": "start"})).unwrap();
     assert!(matches!(rpc.receive(), Reply::Error(e) if e.kind == ErrorKind::InvalidArgument));
@@ -422,10 +319,5 @@ fn a_container_that_fills_its_memory_is_killed_and_told_of() {
             .unwrap(),
     )
     .unwrap();
-    assert_eq!(
-        event,
-        Event::OutOfMemory {
-            container: "c".into()
-        }
-    );
+    assert_eq!(event, Event::OutOfMemory { container: "c".into() });
 }

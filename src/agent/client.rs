@@ -54,15 +54,9 @@ pub struct Client {
 impl Client {
     /// Connects through the sandbox's vsock socket at `path` and agrees on the protocol.
     pub fn open(path: &Path) -> Result<Self, ClientError> {
-        let mut client = Self {
-            socket: connect(path, RPC_PORT)?,
-        };
+        let mut client = Self { socket: connect(path, RPC_PORT)? };
         client.set_timeout(Some(REPLY_TIMEOUT))?;
-        client.write(&Hello {
-            version: VERSION,
-            entered_us: 0,
-            ready_us: 0,
-        })?;
+        client.write(&Hello { version: VERSION, entered_us: 0, ready_us: 0 })?;
         let hello: Hello = client.read()?;
         if hello.version != VERSION {
             return Err(ClientError::Version(hello.version));
@@ -114,18 +108,13 @@ impl Client {
     /// Takes a [`Reply::Exited`], its code brought into 0 to 255.
     pub fn receive_exited(&mut self) -> Result<ExitStatus, ClientError> {
         match self.receive()? {
-            Reply::Exited(status) => Ok(ExitStatus {
-                code: status.code & 0xff,
-                ..status
-            }),
+            Reply::Exited(status) => Ok(ExitStatus { code: status.code & 0xff, ..status }),
             _ => Err(ClientError::UnexpectedReply),
         }
     }
 
     fn set_timeout(&self, timeout: Option<Duration>) -> Result<(), ClientError> {
-        self.socket
-            .set_read_timeout(timeout)
-            .map_err(ClientError::Socket)
+        self.socket.set_read_timeout(timeout).map_err(ClientError::Socket)
     }
 
     fn write<T: serde::Serialize>(&mut self, message: &T) -> Result<(), ClientError> {
@@ -169,12 +158,7 @@ mod tests {
     }
 
     fn hello(version: u32) -> Vec<u8> {
-        frame::encode(&Hello {
-            version,
-            entered_us: 1,
-            ready_us: 2,
-        })
-        .unwrap()
+        frame::encode(&Hello { version, entered_us: 1, ready_us: 2 }).unwrap()
     }
 
     #[test]
@@ -200,30 +184,18 @@ mod tests {
         oversized.extend(u32::MAX.to_le_bytes());
         let mut wrong = hello(VERSION);
         wrong.extend(frame::encode(&Reply::Created { pid: 1 }).unwrap());
-        let cases = [
-            oversized,
-            wrong,
-            [hello(VERSION), b"\x05\0\0\0{{{{{".to_vec()].concat(),
-            hello(1),
-        ];
+        let cases =
+            [oversized, wrong, [hello(VERSION), b"\x05\0\0\0{{{{{".to_vec()].concat(), hello(1)];
         for bytes in cases {
             let (_dir, path) = agent_that_says(bytes);
-            assert!(
-                Client::open(&path)
-                    .unwrap()
-                    .call(&Request::Shutdown)
-                    .is_err()
-            );
+            assert!(Client::open(&path).unwrap().call(&Request::Shutdown).is_err());
         }
     }
 
     #[test]
     fn exit_codes_are_brought_into_range() {
         let mut bytes = hello(VERSION);
-        let status = ExitStatus {
-            code: 0x1234,
-            oom_killed: false,
-        };
+        let status = ExitStatus { code: 0x1234, oom_killed: false };
         bytes.extend(frame::encode(&Reply::Exited(status)).unwrap());
         let (_dir, path) = agent_that_says(bytes);
         let mut client = Client::open(&path).unwrap();

@@ -44,17 +44,10 @@ pub enum ConnectError {
 
 /// Connects to `port` of the guest behind the vsock socket at `path`.
 pub fn connect(path: &Path, port: u32) -> Result<UnixStream, ConnectError> {
-    let unreachable = |source| ConnectError::Unreachable {
-        path: path.to_owned(),
-        source,
-    };
+    let unreachable = |source| ConnectError::Unreachable { path: path.to_owned(), source };
     let mut socket = UnixStream::connect(path).map_err(unreachable)?;
-    socket
-        .set_read_timeout(Some(ACCEPT_TIMEOUT))
-        .map_err(unreachable)?;
-    socket
-        .write_all(format!("CONNECT {port}\n").as_bytes())
-        .map_err(unreachable)?;
+    socket.set_read_timeout(Some(ACCEPT_TIMEOUT)).map_err(unreachable)?;
+    socket.write_all(format!("CONNECT {port}\n").as_bytes()).map_err(unreachable)?;
     read_answer(&socket, port, unreachable)?;
     socket.set_read_timeout(None).map_err(unreachable)?;
     Ok(socket)
@@ -63,13 +56,8 @@ pub fn connect(path: &Path, port: u32) -> Result<UnixStream, ConnectError> {
 /// Connects one stdio stream that a request names `token`.
 pub fn stream(path: &Path, token: &str) -> Result<UnixStream, ConnectError> {
     let mut socket = connect(path, STREAM_PORT)?;
-    frame::write(
-        &mut socket,
-        &StreamHello {
-            token: token.to_owned(),
-        },
-    )
-    .map_err(ConnectError::Frame)?;
+    frame::write(&mut socket, &StreamHello { token: token.to_owned() })
+        .map_err(ConnectError::Frame)?;
     Ok(socket)
 }
 
@@ -96,9 +84,7 @@ fn read_answer(
             .map_err(|e| unreachable(e.into()))?;
         have += taken;
         if newline.is_some() {
-            return parse_answer(&line[..have])
-                .ok_or(ConnectError::Malformed(port))
-                .map(drop);
+            return parse_answer(&line[..have]).ok_or(ConnectError::Malformed(port)).map(drop);
         }
     }
     Err(ConnectError::Malformed(port))
@@ -106,12 +92,7 @@ fn read_answer(
 
 /// The host port of an `OK <port>\n` line.
 fn parse_answer(line: &[u8]) -> Option<u32> {
-    std::str::from_utf8(line)
-        .ok()?
-        .strip_prefix("OK ")?
-        .strip_suffix('\n')?
-        .parse()
-        .ok()
+    std::str::from_utf8(line).ok()?.strip_prefix("OK ")?.strip_suffix('\n')?.parse().ok()
 }
 
 #[cfg(test)]
@@ -148,28 +129,16 @@ mod tests {
 
     #[test]
     fn an_end_is_a_refusal_and_garbage_is_malformed() {
-        assert!(matches!(
-            answer_with(b"").1,
-            Err(ConnectError::Refused(1024))
-        ));
-        assert!(matches!(
-            answer_with(b"NO\n").1,
-            Err(ConnectError::Malformed(1024))
-        ));
+        assert!(matches!(answer_with(b"").1, Err(ConnectError::Refused(1024))));
+        assert!(matches!(answer_with(b"NO\n").1, Err(ConnectError::Malformed(1024))));
         let endless = b"OK 00000000000000000000000000000000000000000001\n";
-        assert!(matches!(
-            answer_with(endless).1,
-            Err(ConnectError::Malformed(1024))
-        ));
+        assert!(matches!(answer_with(endless).1, Err(ConnectError::Malformed(1024))));
     }
 
     #[test]
     fn a_missing_socket_is_unreachable() {
         let missing = Path::new("/nonexistent/vsock.sock");
-        assert!(matches!(
-            connect(missing, 1),
-            Err(ConnectError::Unreachable { .. })
-        ));
+        assert!(matches!(connect(missing, 1), Err(ConnectError::Unreachable { .. })));
     }
 
     proptest! {

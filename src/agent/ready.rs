@@ -40,17 +40,13 @@ impl ReadyListener {
 
     /// Listens for the agent of the sandbox whose vsock socket will be at `vsock`.
     pub fn bind(vsock: &Path) -> io::Result<Self> {
-        Ok(Self {
-            listener: UnixListener::bind(Self::path(vsock))?,
-        })
+        Ok(Self { listener: UnixListener::bind(Self::path(vsock))? })
     }
 
     /// Takes the agent's connection and its hello. Blocks: wait for [`ReadyListener::as_fd`] first.
     pub fn accept(&self) -> Result<Ready, ClientError> {
         let (mut socket, _) = self.listener.accept().map_err(ClientError::Socket)?;
-        socket
-            .set_read_timeout(Some(HELLO_TIMEOUT))
-            .map_err(ClientError::Socket)?;
+        socket.set_read_timeout(Some(HELLO_TIMEOUT)).map_err(ClientError::Socket)?;
         let hello: Hello = frame::read(&mut socket).map_err(ClientError::Frame)?;
         if hello.version != VERSION {
             return Err(ClientError::Version(hello.version));

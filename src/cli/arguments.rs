@@ -52,10 +52,7 @@ pub fn terminal_for(tty: bool, interactive: bool) -> Result<(), &'static str> {
 
 /// A memory size in docker's words: a number with b, k, m or g, in powers of 1024.
 pub fn memory(text: &str) -> Result<u64, String> {
-    let bytes = Config::new()
-        .with_binary()
-        .parse_size(text)
-        .map_err(|e| e.to_string())?;
+    let bytes = Config::new().with_binary().parse_size(text).map_err(|e| e.to_string())?;
     if bytes < LEAST_MEMORY {
         return Err(format!("the least memory limit is {}m", LEAST_MEMORY >> 20));
     }
@@ -78,11 +75,7 @@ pub fn signal(text: &str) -> Result<Signal, String> {
         return Signal::try_from(number).map_err(unknown);
     }
     let name = text.to_ascii_uppercase();
-    let name = if name.starts_with("SIG") {
-        name
-    } else {
-        format!("SIG{name}")
-    };
+    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
     name.parse().map_err(unknown)
 }
 

@@ -80,9 +80,10 @@ fn word(kvm: &KvmReality) -> &'static str {
 
 fn of_kvm(kvm: &KvmReality) -> Finding {
     match kvm {
-        KvmReality::Real { ips } => {
-            Finding::Good(format!("/dev/kvm runs guest kernels at {:.0} million instructions a second", ips / 1e6))
-        }
+        KvmReality::Real { ips } => Finding::Good(format!(
+            "/dev/kvm runs guest kernels at {:.0} million instructions a second",
+            ips / 1e6
+        )),
         KvmReality::Interpreted { ips } => Finding::Bad(
             format!(
                 "/dev/kvm interprets guest kernels, at {:.1} million instructions a second: Linux \
@@ -105,11 +106,9 @@ fn of_kvm(kvm: &KvmReality) -> Finding {
 
 fn of_guest() -> Finding {
     match GuestFiles::find(None) {
-        Ok(files) => Finding::Good(format!(
-            "{} and {}",
-            files.kernel.display(),
-            files.initramfs.display()
-        )),
+        Ok(files) => {
+            Finding::Good(format!("{} and {}", files.kernel.display(), files.initramfs.display()))
+        }
         Err(error) => Finding::Bad(
             error.to_string(),
             "run tools/build-kernel and tools/build-guest in ampoule's source",

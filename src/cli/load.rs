@@ -27,11 +27,7 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
         return Err("no archive: name one with -i FILE, or pipe one to standard input".into());
     }
     let store = Store::open(&global.places().data)?;
-    let bar = if args.quiet {
-        ProgressBar::hidden()
-    } else {
-        ProgressBar::no_length()
-    };
+    let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
     let mut show = |progress| show(&bar, progress);
     let loaded = match &args.input {
         Some(path) => store.load_path(path, &mut show),
@@ -51,12 +47,9 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
 fn show(bar: &ProgressBar, progress: Progress) {
     let (label, bytes, size) = match progress {
         Progress::Archive { bytes } => ("reading".to_owned(), bytes, None),
-        Progress::Layer {
-            number,
-            layers,
-            bytes,
-            size,
-        } => (format!("layer {number}/{layers}"), bytes, Some(size)),
+        Progress::Layer { number, layers, bytes, size } => {
+            (format!("layer {number}/{layers}"), bytes, Some(size))
+        }
     };
     if bar.message() != label {
         let template = match size {

@@ -40,18 +40,11 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     })?;
     let mut log = BufReader::new(file);
     // Watched before the first read, so that nothing is written unseen in between.
-    let watch = args
-        .follow
-        .then(|| Watch::of(&path, &entry.folder))
-        .transpose()?;
+    let watch = args.follow.then(|| Watch::of(&path, &entry.folder)).transpose()?;
     loop {
         let ended = watch.as_ref().is_none_or(|watch| !watch.kept());
         while let Some(entry) = read_entry(&mut log)? {
-            let stamp = if args.timestamps {
-                format!("{} ", entry.time)
-            } else {
-                String::new()
-            };
+            let stamp = if args.timestamps { format!("{} ", entry.time) } else { String::new() };
             let line = format!("{stamp}{}", entry.log);
             match entry.stream {
                 LogStream::Stdout => io::stdout().write_all(line.as_bytes())?,
@@ -75,9 +68,7 @@ struct Watch<'a> {
 impl<'a> Watch<'a> {
     fn of(log: &std::path::Path, folder: &'a Folder) -> io::Result<Self> {
         let inotify = Inotify::init()?;
-        inotify
-            .watches()
-            .add(log, WatchMask::MODIFY | WatchMask::DELETE_SELF)?;
+        inotify.watches().add(log, WatchMask::MODIFY | WatchMask::DELETE_SELF)?;
         // The lock is let go of when the keeper ends, which closes the file.
         let lock = WatchMask::CLOSE_WRITE | WatchMask::DELETE_SELF;
         inotify.watches().add(folder.lock(), lock)?;

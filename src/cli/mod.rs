@@ -116,10 +116,7 @@ pub struct Failure {
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failure {
     fn from(error: E) -> Self {
         let error = error.into();
-        Self {
-            status: status_of(error.as_ref()),
-            error,
-        }
+        Self { status: status_of(error.as_ref()), error }
     }
 }
 
@@ -128,9 +125,7 @@ fn status_of(error: &(dyn Error + Send + Sync + 'static)) -> u8 {
     if let Some(error) = error.downcast_ref::<SandboxError>() {
         return error.exit_status();
     }
-    error
-        .downcast_ref::<DetachError>()
-        .map_or(FAILED, DetachError::exit_status)
+    error.downcast_ref::<DetachError>().map_or(FAILED, DetachError::exit_status)
 }
 
 /// Does something to each container, prints its name where that went well, and goes on where it did

@@ -40,31 +40,16 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     entries.retain(|entry| args.all || entry.state.status == Status::Running);
     // Newest first, as docker.
     entries.reverse();
-    let rows = entries
-        .iter()
-        .map(|entry| Row::of(&entry.state, args.no_trunc));
+    let rows = entries.iter().map(|entry| Row::of(&entry.state, args.no_trunc));
     if args.quiet {
         rows.for_each(|row| println!("{}", row.id));
     } else if args.format == Format::Json {
         rows.for_each(|row| println!("{}", row.json()));
     } else {
-        let mut table = Table::new(&[
-            "CONTAINER ID",
-            "IMAGE",
-            "COMMAND",
-            "CREATED",
-            "STATUS",
-            "NAMES",
-        ]);
+        let mut table =
+            Table::new(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"]);
         rows.for_each(|row| {
-            table.row([
-                row.id,
-                row.image,
-                row.command,
-                row.created,
-                row.status,
-                row.name,
-            ]);
+            table.row([row.id, row.image, row.command, row.created, row.status, row.name]);
         });
         print!("{table}");
     }
@@ -97,11 +82,7 @@ impl Row {
             ),
         };
         Self {
-            id: if whole {
-                state.id.clone()
-            } else {
-                state.short_id().to_owned()
-            },
+            id: if whole { state.id.clone() } else { state.short_id().to_owned() },
             image: state.image.clone(),
             command: format!("{:?}", if whole { command } else { shorten(&command) }),
             created: format!("{} ago", ago(state.created)),

@@ -21,7 +21,5 @@ pub struct Args {
 /// Runs the verb.
 pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     let registry = Registry::new(&global.places());
-    each(&args.containers, |container| {
-        lifecycle::remove(&registry, container, args.force)
-    })
+    each(&args.containers, |container| lifecycle::remove(&registry, container, args.force))
 }

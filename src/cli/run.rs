@@ -17,10 +17,8 @@ use crate::sandbox::{Ends, Options, SandboxError, keeper, terminal};
 /// Exit status: the program's own, or 128 + N where signal N ended it; 125 where ampoule failed,
 /// 126 where the program cannot be executed, 127 where it is not found.
 #[derive(Debug, ClapArgs)]
-#[command(
-    after_help = "Examples:\n  ampoule run --rm debian python3 -c 'print(1)'\n  \
-    ampoule run -it --cpus 2 -m 256m debian sh\n  ampoule run -d --name web nginx"
-)]
+#[command(after_help = "Examples:\n  ampoule run --rm debian python3 -c 'print(1)'\n  \
+    ampoule run -it --cpus 2 -m 256m debian sh\n  ampoule run -d --name web nginx")]
 pub struct Args {
     /// Run in the background and print the container's id
     #[arg(short, long)]
@@ -75,9 +73,7 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     }
     let image = Store::open(&places.data).map_err(SandboxError::from)?;
     let image = image.get(&options.image).map_err(SandboxError::from)?;
-    let ends = Ends::Own {
-        stdin: options.interactive,
-    };
+    let ends = Ends::Own { stdin: options.interactive };
     let job =
         keeper::Job { places: &places, image: &image, options: &options, command_us, timings };
     let outcome = keeper::run(&job, |_| Ok(ends), |_| {})?;

@@ -11,9 +11,7 @@ pub struct Table {
 impl Table {
     /// A table with these headings.
     pub fn new(headings: &[&str]) -> Self {
-        Self {
-            rows: vec![headings.iter().map(|&heading| heading.to_owned()).collect()],
-        }
+        Self { rows: vec![headings.iter().map(|&heading| heading.to_owned()).collect()] }
     }
 
     /// Adds a row.
@@ -31,10 +29,7 @@ impl fmt::Display for Table {
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         for row in &self.rows {
-            let cells = row
-                .iter()
-                .zip(&widths)
-                .map(|(cell, width)| format!("{cell:<width$}"));
+            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
             writeln!(f, "{}", cells.collect::<Vec<_>>().join("   ").trim_end())?;
         }
         Ok(())
@@ -50,9 +45,6 @@ mod tests {
         let mut table = Table::new(&["ID", "NAME"]);
         table.row(["1".into(), "long name".into()]);
         table.row(["1234".into(), "x".into()]);
-        assert_eq!(
-            table.to_string(),
-            "ID     NAME\n1      long name\n1234   x\n"
-        );
+        assert_eq!(table.to_string(), "ID     NAME\n1      long name\n1234   x\n");
     }
 }

@@ -42,9 +42,7 @@ impl Compression {
     /// Tells by the first bytes that `reader` gives, which it gives again afterwards.
     pub fn sniff<R: Read>(mut reader: R) -> io::Result<(Result<Self, Unsupported>, Sniffed<R>)> {
         let mut start = Vec::with_capacity(MAGIC_BYTES);
-        (&mut reader)
-            .take(MAGIC_BYTES as u64)
-            .read_to_end(&mut start)?;
+        (&mut reader).take(MAGIC_BYTES as u64).read_to_end(&mut start)?;
         let found = Self::of(&start);
         Ok((found, io::Cursor::new(start).chain(reader)))
     }
@@ -118,10 +116,7 @@ mod tests {
         let (found, reader) = Compression::sniff(data).unwrap();
         assert_eq!(found, Ok(compression));
         let mut plain = Vec::new();
-        Decoder::new(compression, reader)
-            .unwrap()
-            .read_to_end(&mut plain)
-            .unwrap();
+        Decoder::new(compression, reader).unwrap().read_to_end(&mut plain).unwrap();
         plain
     }
 
@@ -135,27 +130,14 @@ mod tests {
     fn each_compression_is_told_and_undone() {
         assert_eq!(round(Compression::None, b"plain"), b"plain");
         assert_eq!(round(Compression::Gzip, &gzip(b"gzip")), b"gzip");
-        assert_eq!(
-            round(
-                Compression::Zstd,
-                &zstd::encode_all(&b"zstd"[..], 1).unwrap()
-            ),
-            b"zstd"
-        );
+        assert_eq!(round(Compression::Zstd, &zstd::encode_all(&b"zstd"[..], 1).unwrap()), b"zstd");
     }
 
     #[test]
     fn members_and_frames_in_a_row_are_one_stream() {
-        assert_eq!(
-            round(Compression::Gzip, &[gzip(b"a"), gzip(b"b")].concat()),
-            b"ab"
-        );
+        assert_eq!(round(Compression::Gzip, &[gzip(b"a"), gzip(b"b")].concat()), b"ab");
         let frame = |data: &[u8]| zstd::encode_all(data, 1).unwrap();
-        let skipped = [
-            &[0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9][..],
-            &frame(b"a"),
-            &frame(b"b"),
-        ];
+        let skipped = [&[0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9][..], &frame(b"a"), &frame(b"b")];
         assert_eq!(round(Compression::Zstd, &skipped.concat()), b"ab");
     }
 

@@ -103,29 +103,19 @@ pub struct HashReader<R> {
 
 impl<R> fmt::Debug for HashReader<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HashReader")
-            .field("count", &self.count)
-            .finish_non_exhaustive()
+        f.debug_struct("HashReader").field("count", &self.count).finish_non_exhaustive()
     }
 }
 
 impl<R: Read> HashReader<R> {
     /// Hashes what is read from `inner`.
     pub fn new(inner: R) -> Self {
-        Self {
-            inner,
-            hasher: Some(Sha256::new()),
-            count: 0,
-        }
+        Self { inner, hasher: Some(Sha256::new()), count: 0 }
     }
 
     /// Counts what is read from `inner`, without the cost of a hash.
     pub fn counting(inner: R) -> Self {
-        Self {
-            inner,
-            hasher: None,
-            count: 0,
-        }
+        Self { inner, hasher: None, count: 0 }
     }
 
     /// Bytes read so far.
@@ -167,16 +157,10 @@ mod tests {
     fn what_is_no_digest_is_refused() {
         let upper = EMPTY.to_uppercase().replace("SHA", "sha");
         for text in ["", "sha256", ":", "sha256:", "sha256:12", upper.as_str()] {
-            assert_eq!(
-                text.parse::<Digest>(),
-                Err(DigestError::Syntax(text.to_owned()))
-            );
+            assert_eq!(text.parse::<Digest>(), Err(DigestError::Syntax(text.to_owned())));
         }
         let other = format!("sha512:{}", "0".repeat(128));
-        assert_eq!(
-            other.parse::<Digest>(),
-            Err(DigestError::Algorithm(other.clone()))
-        );
+        assert_eq!(other.parse::<Digest>(), Err(DigestError::Algorithm(other.clone())));
     }
 
     #[test]

@@ -95,12 +95,7 @@ impl std::fmt::Debug for Layer<'_> {
 impl<'a> Layer<'a> {
     /// A layer to be put on `tree`, its files' data written to `data`.
     pub fn new(tree: &'a mut Tree, data: &'a mut DataWriter, budget: &'a mut Budget) -> Self {
-        Self {
-            tree,
-            data,
-            budget,
-            buffer: vec![0; 128 << 10].into_boxed_slice(),
-        }
+        Self { tree, data, budget, buffer: vec![0; 128 << 10].into_boxed_slice() }
     }
 
     /// Puts all entries of `stream` on the tree.
@@ -137,12 +132,8 @@ impl<'a> Layer<'a> {
             return self.whiteout(parents, name, hidden).map_err(refused);
         }
         let parent = self.tree.resolve(parents, true, self.budget);
-        let parent = parent
-            .map_err(|error| refused(error.into()))?
-            .unwrap_or(ROOT);
-        self.tree
-            .check_room(parent, name)
-            .map_err(|error| refused(error.into()))?;
+        let parent = parent.map_err(|error| refused(error.into()))?.unwrap_or(ROOT);
+        self.tree.check_room(parent, name).map_err(|error| refused(error.into()))?;
         let node = match entry.kind {
             Kind::File => Node::File(self.store(entry, stream)?),
             Kind::HardLink => return self.hard_link(entry, parent, name).map_err(refused),
@@ -163,8 +154,7 @@ impl<'a> Layer<'a> {
         node: Node,
     ) -> Result<(), LayerError> {
         let xattrs = xattrs(entry).map_err(|error| refuse(entry, error))?;
-        self.tree
-            .insert(parent, name, attributes(entry), xattrs, node, self.budget)?;
+        self.tree.insert(parent, name, attributes(entry), xattrs, node, self.budget)?;
         Ok(())
     }
 
@@ -176,8 +166,7 @@ impl<'a> Layer<'a> {
         };
         let xattrs = xattrs(entry).map_err(|error| refuse(entry, error))?;
         self.budget.metadata(xattrs.len())?;
-        self.tree
-            .update(Some((parent, name)), directory, attributes(entry), xattrs);
+        self.tree.update(Some((parent, name)), directory, attributes(entry), xattrs);
         Ok(())
     }
 
@@ -187,9 +176,7 @@ impl<'a> Layer<'a> {
             return Err(EntryError::Root);
         }
         let xattrs = xattrs(entry)?;
-        self.budget
-            .metadata(xattrs.len())
-            .map_err(NameError::from)?;
+        self.budget.metadata(xattrs.len()).map_err(NameError::from)?;
         self.tree.update(None, ROOT, attributes(entry), xattrs);
         Ok(())
     }
@@ -229,18 +216,13 @@ impl<'a> Layer<'a> {
             file.hole_to(extent.offset)?;
             let mut left = extent.length;
             while left > 0 {
-                let wanted = usize::try_from(left)
-                    .unwrap_or(usize::MAX)
-                    .min(self.buffer.len());
+                let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
                 let Some(chunk) = self.buffer.get_mut(..wanted) else {
                     break;
                 };
                 let read = stream.read_data(chunk)?;
                 let Some(chunk) = chunk.get(..read).filter(|chunk| !chunk.is_empty()) else {
-                    return Err(TarError::Truncated {
-                        position: stream.position(),
-                    }
-                    .into());
+                    return Err(TarError::Truncated { position: stream.position() }.into());
                 };
                 self.budget.unpacked(chunk.len() as u64)?;
                 self.budget.stored(chunk.len() as u64)?;
@@ -255,27 +237,19 @@ impl<'a> Layer<'a> {
     /// a symbolic link can have two names as well.
     fn hard_link(&mut self, entry: &Entry, parent: InodeId, name: &[u8]) -> Result<(), EntryError> {
         let shown = || String::from_utf8_lossy(&entry.link).into_owned();
-        let invalid = |source| EntryError::LinkTarget {
-            target: shown(),
-            source,
-        };
+        let invalid = |source| EntryError::LinkTarget { target: shown(), source };
         // As docker: the target is a path from the root, with or without a leading slash.
         let parts = clean(&entry.link).map_err(invalid)?;
         let Some((last, parents)) = parts.split_last() else {
             return Err(EntryError::LinkDirectory(shown()));
         };
-        let directory = self
-            .tree
-            .resolve(parents, false, self.budget)
-            .map_err(invalid)?;
+        let directory = self.tree.resolve(parents, false, self.budget).map_err(invalid)?;
         let target = directory.and_then(|directory| self.tree.lookup(directory, last));
         let target = target.ok_or_else(|| EntryError::LinkMissing(shown()))?;
         if self.tree.directory(target).is_some() {
             return Err(EntryError::LinkDirectory(shown()));
         }
-        self.tree
-            .link(parent, name, target, self.budget)
-            .map_err(NameError::from)?;
+        self.tree.link(parent, name, target, self.budget).map_err(NameError::from)?;
         // The entry's owner, mode and time become those of the file under all of its names.
         self.tree.inode_mut(target).attributes = attributes(entry);
         Ok(())
@@ -285,10 +259,7 @@ impl<'a> Layer<'a> {
 fn refuse(entry: &Entry, source: EntryError) -> LayerError {
     match source {
         EntryError::Name(NameError::Limit(limit)) => limit.into(),
-        source => LayerError::Entry {
-            entry: entry.display(),
-            source,
-        },
+        source => LayerError::Entry { entry: entry.display(), source },
     }
 }
 
@@ -301,12 +272,7 @@ fn symlink(entry: &Entry) -> Result<Node, EntryError> {
 }
 
 fn attributes(entry: &Entry) -> Attributes {
-    Attributes {
-        mode: entry.mode,
-        uid: entry.uid,
-        gid: entry.gid,
-        mtime: entry.mtime,
-    }
+    Attributes { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime }
 }
 
 /// The entry's attributes as the image holds them. What overlayfs keeps about its own layers is no

@@ -130,63 +130,34 @@ impl Budget {
 
     /// One more file in the archive.
     pub fn archive_file(&mut self) -> Result<(), LimitError> {
-        charge(
-            &mut self.archive_files,
-            1,
-            self.limits.archive_files,
-            "files in the archive",
-        )
+        charge(&mut self.archive_files, 1, self.limits.archive_files, "files in the archive")
     }
 
     /// One more entry of a layer.
     pub fn entry(&mut self) -> Result<(), LimitError> {
-        charge(
-            &mut self.entries,
-            1,
-            self.limits.entries,
-            "entries in the layers",
-        )
+        charge(&mut self.entries, 1, self.limits.entries, "entries in the layers")
     }
 
     /// `bytes` more of names, link targets or attributes in memory.
     pub fn metadata(&mut self, bytes: usize) -> Result<(), LimitError> {
         let what = "bytes of names and attributes";
-        charge(
-            &mut self.metadata_bytes,
-            bytes as u64,
-            self.limits.metadata_bytes,
-            what,
-        )
+        charge(&mut self.metadata_bytes, bytes as u64, self.limits.metadata_bytes, what)
     }
 
     /// `steps` more look-ups in directories.
     pub fn steps(&mut self, steps: u64) -> Result<(), LimitError> {
-        charge(
-            &mut self.steps,
-            steps,
-            self.limits.steps,
-            "directory look-ups",
-        )
+        charge(&mut self.steps, steps, self.limits.steps, "directory look-ups")
     }
 
     /// `bytes` more came out of a decompressor or the archive.
     pub fn unpacked(&mut self, bytes: u64) -> Result<(), LimitError> {
         let what = "bytes after decompression";
-        charge(
-            &mut self.unpacked_bytes,
-            bytes,
-            self.limits.unpacked_bytes,
-            what,
-        )
+        charge(&mut self.unpacked_bytes, bytes, self.limits.unpacked_bytes, what)
     }
 
     /// The image is now `bytes` long.
     pub fn image(&self, bytes: u64) -> Result<(), LimitError> {
-        check(
-            bytes,
-            self.limits.image_bytes,
-            "bytes in the flattened image",
-        )
+        check(bytes, self.limits.image_bytes, "bytes in the flattened image")
     }
 
     /// An image has `layers` layers.
@@ -224,11 +195,7 @@ fn charge(used: &mut u64, more: u64, limit: u64, what: &'static str) -> Result<(
 }
 
 fn check(value: u64, limit: u64, what: &'static str) -> Result<(), LimitError> {
-    if value > limit {
-        Err(LimitError::Exceeded { what, limit })
-    } else {
-        Ok(())
-    }
+    if value > limit { Err(LimitError::Exceeded { what, limit }) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -237,17 +204,11 @@ mod tests {
 
     #[test]
     fn a_bound_holds_to_the_last() {
-        let limits = Limits {
-            entries: 2,
-            ..Limits::default()
-        };
+        let limits = Limits { entries: 2, ..Limits::default() };
         let mut budget = Budget::new(limits, Path::new("/"));
         budget.entry().unwrap();
         budget.entry().unwrap();
-        let refused = LimitError::Exceeded {
-            what: "entries in the layers",
-            limit: 2,
-        };
+        let refused = LimitError::Exceeded { what: "entries in the layers", limit: 2 };
         assert_eq!(budget.entry(), Err(refused));
         budget.next_image();
         budget.entry().unwrap();

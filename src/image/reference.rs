@@ -97,19 +97,14 @@ impl FromStr for Reference {
     /// Normalises `text` as docker does: the domain, the official path and, where there is
     /// neither tag nor digest, the tag are filled in.
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        parse(text).map_err(|problem| ReferenceError {
-            text: text.to_owned(),
-            problem,
-        })
+        parse(text).map_err(|problem| ReferenceError { text: text.to_owned(), problem })
     }
 }
 
 fn parse(text: &str) -> Result<Reference, &'static str> {
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => {
-            let digest = digest
-                .parse()
-                .map_err(|_| "what follows @ is not a sha256 digest")?;
+            let digest = digest.parse().map_err(|_| "what follows @ is not a sha256 digest")?;
             (rest, Some(digest))
         }
         None => (text, None),
@@ -132,12 +127,7 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         (None, None) => Some(DEFAULT_TAG.to_owned()),
         (tag, _) => tag.map(str::to_owned),
     };
-    Ok(Reference {
-        domain,
-        path,
-        tag,
-        digest,
-    })
+    Ok(Reference { domain, path, tag, digest })
 }
 
 /// Domain and path in full. The first part is a domain if it cannot be part of a path, as docker
@@ -149,14 +139,7 @@ fn split_domain(name: &str) -> (String, String) {
                 || first == "localhost"
                 || first.chars().any(char::is_uppercase) =>
         {
-            (
-                if first == "index.docker.io" {
-                    DEFAULT_DOMAIN
-                } else {
-                    first
-                },
-                rest,
-            )
+            (if first == "index.docker.io" { DEFAULT_DOMAIN } else { first }, rest)
         }
         _ => (DEFAULT_DOMAIN, name),
     };
@@ -174,11 +157,7 @@ fn check_tag(tag: &str) -> Result<(), &'static str> {
     let fits = tag.len() <= 128
         && tag.starts_with(word)
         && tag.chars().all(|c| word(c) || c == '.' || c == '-');
-    if fits {
-        Ok(())
-    } else {
-        Err("a tag is up to 128 letters, digits, '_', '.' and '-'")
-    }
+    if fits { Ok(()) } else { Err("a tag is up to 128 letters, digits, '_', '.' and '-'") }
 }
 
 /// `domain := host [':' port]`, host names of letters, digits, inner hyphens and dots, or an IPv6
@@ -196,14 +175,9 @@ fn check_domain(domain: &str) -> Result<(), &'static str> {
         !label.is_empty()
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|c| c.is_ascii_alphanumeric() || c == b'-')
+            && label.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
     };
-    let host = match host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-    {
+    let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(address) => {
             !address.is_empty() && address.bytes().all(|c| c.is_ascii_hexdigit() || c == b':')
         }
@@ -251,10 +225,7 @@ mod tests {
             ("busybox:1.36", "docker.io/library/busybox:1.36"),
             ("user/tool", "docker.io/user/tool:latest"),
             ("docker.io/busybox", "docker.io/library/busybox:latest"),
-            (
-                "index.docker.io/busybox",
-                "docker.io/library/busybox:latest",
-            ),
+            ("index.docker.io/busybox", "docker.io/library/busybox:latest"),
             ("ghcr.io/a/b/c:v1", "ghcr.io/a/b/c:v1"),
             ("localhost/x", "localhost/x:latest"),
             ("localhost:5000/x", "localhost:5000/x:latest"),
@@ -265,24 +236,13 @@ mod tests {
             assert_eq!(full(text), expected, "{text}");
         }
         let digest = Digest::of(b"x");
-        assert_eq!(
-            full(&format!("x@{digest}")),
-            format!("docker.io/library/x@{digest}")
-        );
-        assert_eq!(
-            full(&format!("x:t@{digest}")),
-            format!("docker.io/library/x:t@{digest}")
-        );
+        assert_eq!(full(&format!("x@{digest}")), format!("docker.io/library/x@{digest}"));
+        assert_eq!(full(&format!("x:t@{digest}")), format!("docker.io/library/x:t@{digest}"));
     }
 
     #[test]
     fn docker_s_short_forms_come_back() {
-        for text in [
-            "busybox:latest",
-            "user/tool:1",
-            "ghcr.io/a/b:v1",
-            "localhost:5000/x:y",
-        ] {
+        for text in ["busybox:latest", "user/tool:1", "ghcr.io/a/b:v1", "localhost:5000/x:y"] {
             assert_eq!(text.parse::<Reference>().unwrap().familiar(), text);
         }
     }

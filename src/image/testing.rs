@@ -39,16 +39,8 @@ impl Item {
         header.set_size(0);
         header.set_device_major(0).unwrap();
         header.set_device_minor(0).unwrap();
-        let item = Self {
-            header,
-            pax: Vec::new(),
-            data: Vec::new(),
-        };
-        if path.len() > 100 {
-            item.pax("path", path.as_bytes())
-        } else {
-            item
-        }
+        let item = Self { header, pax: Vec::new(), data: Vec::new() };
+        if path.len() > 100 { item.pax("path", path.as_bytes()) } else { item }
     }
 
     pub fn file(path: &str, data: impl AsRef<[u8]>) -> Self {
@@ -107,11 +99,8 @@ impl Item {
 
     fn write(mut self, out: &mut Vec<u8>) {
         if !self.pax.is_empty() {
-            let body: Vec<u8> = self
-                .pax
-                .iter()
-                .flat_map(|(key, value)| record(key, value))
-                .collect();
+            let body: Vec<u8> =
+                self.pax.iter().flat_map(|(key, value)| record(key, value)).collect();
             let mut header = Self::new(b'x', "pax").header;
             header.set_size(body.len() as u64);
             header.set_cksum();
@@ -165,25 +154,16 @@ pub type Files = BTreeMap<String, Found>;
 /// All files of an image by their paths, the root as `/`.
 pub fn read_image(image: &[u8]) -> Files {
     let reader = EroFS::new(SliceImage::new(image)).unwrap();
-    let root = reader
-        .get_inode(reader.super_block().root_inode_id())
-        .unwrap();
+    let root = reader.get_inode(reader.super_block().root_inode_id()).unwrap();
     let below = reader.walk_dir("/").unwrap().map(|entry| {
         let entry = entry.unwrap();
-        (
-            String::from_utf8_lossy(entry.dir_entry.path().as_bytes()).into_owned(),
-            entry.inode,
-        )
+        (String::from_utf8_lossy(entry.dir_entry.path().as_bytes()).into_owned(), entry.inode)
     });
     let all = std::iter::once(("/".to_owned(), root)).chain(below);
     all.map(|(path, inode)| {
         let mut data = Vec::new();
         if inode.is_file() {
-            reader
-                .open_inode_file(inode)
-                .unwrap()
-                .read_to_end(&mut data)
-                .unwrap();
+            reader.open_inode_file(inode).unwrap().read_to_end(&mut data).unwrap();
         } else if inode.is_symlink() {
             data = reader.read_link_inode(inode).unwrap().into_vec();
         }
@@ -230,9 +210,5 @@ fn check_with_fsck(image: &Path) {
     let Ok(output) = Command::new("fsck.erofs").arg(image).output() else {
         return;
     };
-    assert!(
-        output.status.success(),
-        "fsck.erofs: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "fsck.erofs: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -35,12 +35,8 @@ pub struct Channel {
 impl Channel {
     /// A connected pair, closed on exec.
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )?;
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         Ok((Self { socket: ours }, theirs))
     }
 
@@ -111,14 +107,8 @@ mod tests {
     fn what_is_too_large_or_not_expected_is_an_error() {
         let (ours, theirs) = Channel::pair().unwrap();
         let theirs = Channel { socket: theirs };
-        assert!(matches!(
-            theirs.send(&"x".repeat(LIMIT)),
-            Err(ChannelError::TooLarge(_))
-        ));
+        assert!(matches!(theirs.send(&"x".repeat(LIMIT)), Err(ChannelError::TooLarge(_))));
         theirs.send(&1).unwrap();
-        assert!(matches!(
-            ours.receive::<String>(),
-            Err(ChannelError::Malformed(_))
-        ));
+        assert!(matches!(ours.receive::<String>(), Err(ChannelError::Malformed(_))));
     }
 }

@@ -44,10 +44,7 @@ impl Monitor {
             .spawn()
             .map_err(SpawnError::Process)?;
         let monitor = Self { child, control };
-        monitor
-            .control
-            .send(config)
-            .map_err(SpawnError::Configure)?;
+        monitor.control.send(config).map_err(SpawnError::Configure)?;
         Ok(monitor)
     }
 

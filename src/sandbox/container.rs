@@ -35,21 +35,13 @@ pub struct Running {
 /// Creates the container and starts its first process.
 pub fn start(vsock: &Path, made: ContainerSpec, ends: &Ends) -> Result<Running, SandboxError> {
     let id = ProcessId::init(CONTAINER);
-    let terminal = made
-        .spec
-        .process()
-        .as_ref()
-        .and_then(|p| p.terminal())
-        .unwrap_or(false);
+    let terminal = made.spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
     let stdio = Streams::names(&id.process, ends, terminal);
     let create = Request::Create(Box::new(Create {
         container: CONTAINER.to_owned(),
         spec: Box::new(made.spec),
         rootfs: Rootfs {
-            source: RootfsSource::Block {
-                serial: IMAGE_DISK.into(),
-                fstype: "erofs".into(),
-            },
+            source: RootfsSource::Block { serial: IMAGE_DISK.into(), fstype: "erofs".into() },
             writable: WritableLayer::Tmpfs { size: None },
         },
         user: made.user.map(|user| UserName { user }),
@@ -66,10 +58,7 @@ pub fn start(vsock: &Path, made: ContainerSpec, ends: &Ends) -> Result<Running, 
 
 /// Starts a further process in the container.
 pub fn exec(vsock: &Path, exec: Exec, ends: &Ends) -> Result<Running, SandboxError> {
-    let id = ProcessId {
-        container: exec.container.clone(),
-        process: exec.process.clone(),
-    };
+    let id = ProcessId { container: exec.container.clone(), process: exec.process.clone() };
     let terminal = exec.spec.terminal().unwrap_or(false);
     let stdio: Stdio = exec.stdio.clone();
     let mut wait = Client::open(vsock)?;
@@ -90,13 +79,7 @@ impl Running {
         wait.send_wait(&id)?;
         // The program runs already: nobody waits for this second connection.
         let side = Client::open(vsock)?;
-        Ok(Self {
-            id,
-            has_terminal,
-            wait,
-            side,
-            streams,
-        })
+        Ok(Self { id, has_terminal, wait, side, streams })
     }
 
     /// Takes the end that was waited for. Blocks: wait for [`Running::as_fd`] first.
@@ -110,18 +93,10 @@ impl Running {
             let Some((rows, columns)) = terminal::size().filter(|_| self.has_terminal) else {
                 return Ok(());
             };
-            return self.side.send(&Request::Resize {
-                id: self.id.clone(),
-                rows,
-                columns,
-            });
+            return self.side.send(&Request::Resize { id: self.id.clone(), rows, columns });
         }
         let signal = signal as i32;
-        self.side.send(&Request::Kill {
-            id: self.id.clone(),
-            signal,
-            all: false,
-        })
+        self.side.send(&Request::Kill { id: self.id.clone(), signal, all: false })
     }
 }
 

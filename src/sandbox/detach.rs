@@ -73,10 +73,7 @@ pub fn start(places: &Places, options: &Options) -> Result<String, DetachError> 
         .process_group(0)
         .spawn()
         .map_err(DetachError::Gone)?;
-    let job = Job {
-        places: places.clone(),
-        options: options.clone(),
-    };
+    let job = Job { places: places.clone(), options: options.clone() };
     let gone = |error| DetachError::Gone(io::Error::other(error));
     channel.send(&job).map_err(gone)?;
     match channel.receive().map_err(gone)? {
@@ -94,9 +91,8 @@ pub fn start(places: &Places, options: &Options) -> Result<String, DetachError> 
 pub fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let command_us = now_us();
     let channel = Channel::from_stdin()?;
-    let job: Job = channel
-        .receive()?
-        .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+    let job: Job =
+        channel.receive()?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
     let run = || -> Result<(), SandboxError> {
         let image = Store::open(&job.places.data)?.get(&job.options.image)?;
         let ends = |state: &super::State| {
@@ -106,9 +102,7 @@ pub fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         };
         let started = |state: &super::State| {
             // The command may have been killed meanwhile; the container runs all the same.
-            let _ = channel.send(&Answer::Started {
-                id: state.id.clone(),
-            });
+            let _ = channel.send(&Answer::Started { id: state.id.clone() });
         };
         let (places, options) = (&job.places, &job.options);
         let kept = keeper::Job { places, image: &image, options, command_us, timings: false };

@@ -102,10 +102,7 @@ fn words(status: &Status) -> &'static str {
 
 /// The console's last lines, indented, where there are any.
 fn console_part(console: &str) -> String {
-    let lines: Vec<&str> = console
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .collect();
+    let lines: Vec<&str> = console.lines().filter(|line| !line.trim().is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(12)..];
     last.iter().map(|line| format!("\n  | {line}")).collect()
 }
@@ -123,24 +120,14 @@ mod tests {
         assert_eq!(agent(ErrorKind::CommandNotFound), 127);
         assert_eq!(agent(ErrorKind::CommandNotExecutable), 126);
         assert_eq!(agent(ErrorKind::Internal), 125);
-        assert_eq!(
-            SandboxError::Interrupted(Signal::SIGTERM).exit_status(),
-            143
-        );
+        assert_eq!(SandboxError::Interrupted(Signal::SIGTERM).exit_status(), 143);
         assert_eq!(SandboxError::Running("x".into()).exit_status(), 125);
     }
 
     #[test]
     fn a_dead_guest_shows_its_last_lines() {
         let console = (0..20).map(|n| format!("line {n}\n")).collect();
-        let text = SandboxError::Died {
-            reason: "it panicked".into(),
-            console,
-        }
-        .to_string();
-        assert!(
-            text.starts_with("the sandbox died: it panicked\n  | line 8\n"),
-            "{text}"
-        );
+        let text = SandboxError::Died { reason: "it panicked".into(), console }.to_string();
+        assert!(text.starts_with("the sandbox died: it panicked\n  | line 8\n"), "{text}");
     }
 }

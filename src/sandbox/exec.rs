@@ -46,9 +46,7 @@ pub fn run(registry: &Registry, wanted: &str, options: ExecOptions) -> Result<u8
         });
     }
     let vsock = entry.folder.vsock();
-    let ends = Ends::Own {
-        stdin: options.interactive,
-    };
+    let ends = Ends::Own { stdin: options.interactive };
     let (interactive, detach) = (options.interactive, options.detach);
     let request = request(options, &ends)?;
     let terminal = request.spec.terminal().unwrap_or(false);
@@ -64,10 +62,7 @@ pub fn run(registry: &Registry, wanted: &str, options: ExecOptions) -> Result<u8
     let code = keep(&mut running, &signals);
     drop(raw);
     if let Some(source) = running.streams.failure() {
-        return Err(SandboxError::Host {
-            what: "cannot write the process's output",
-            source,
-        });
+        return Err(SandboxError::Host { what: "cannot write the process's output", source });
     }
     code
 }
@@ -75,12 +70,7 @@ pub fn run(registry: &Registry, wanted: &str, options: ExecOptions) -> Result<u8
 fn request(options: ExecOptions, ends: &Ends) -> Result<Exec, SandboxError> {
     let process = new_name().map_err(SandboxError::host("cannot name the process"))?;
     let size = options.terminal.then(terminal::size);
-    let spec = spec::exec_process(
-        options.command,
-        options.env,
-        options.workdir.as_deref(),
-        size,
-    )?;
+    let spec = spec::exec_process(options.command, options.env, options.workdir.as_deref(), size)?;
     let stdio = if options.detach {
         Default::default()
     } else {
@@ -106,11 +96,7 @@ fn new_name() -> io::Result<String> {
 fn keep(running: &mut Running, signals: &Signals) -> Result<u8, SandboxError> {
     let mut code = None;
     loop {
-        let waits_for = if code.is_none() {
-            running.as_fd()
-        } else {
-            running.streams.as_fd()
-        };
+        let waits_for = if code.is_none() { running.as_fd() } else { running.streams.as_fd() };
         let mut fds = [
             PollFd::new(waits_for, PollFlags::POLLIN),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
@@ -122,9 +108,7 @@ fn keep(running: &mut Running, signals: &Signals) -> Result<u8, SandboxError> {
             }
             (Some(0), Some(code)) => return Ok(code),
             _ => {
-                let signal = signals
-                    .next()
-                    .map_err(SandboxError::host("cannot read a signal"))?;
+                let signal = signals.next().map_err(SandboxError::host("cannot read a signal"))?;
                 if let Some(signal) = signal {
                     running.pass_on(signal)?;
                 }

@@ -66,36 +66,18 @@ fn find(
     name: &'static str,
     tool: &'static str,
 ) -> Result<PathBuf, GuestFilesError> {
-    folders
-        .iter()
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file())
-        .ok_or_else(|| {
-            let folders = folders
-                .iter()
-                .map(|folder| folder.display().to_string())
-                .collect();
-            GuestFilesError::Missing {
-                what,
-                name,
-                folders,
-                tool,
-            }
-        })
+    folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file()).ok_or_else(|| {
+        let folders = folders.iter().map(|folder| folder.display().to_string()).collect();
+        GuestFilesError::Missing { what, name, folders, tool }
+    })
 }
 
 /// A checkout has them in `target/guest` beside `target/release` and `target/debug`.
 fn default_folders() -> Vec<PathBuf> {
     let program = env::current_exe().ok();
-    let built = program
-        .as_deref()
-        .and_then(Path::parent)
-        .and_then(Path::parent);
+    let built = program.as_deref().and_then(Path::parent).and_then(Path::parent);
     let built = built.map(|target| target.join("guest"));
-    built
-        .into_iter()
-        .chain(INSTALLED.map(PathBuf::from))
-        .collect()
+    built.into_iter().chain(INSTALLED.map(PathBuf::from)).collect()
 }
 
 #[cfg(test)]
@@ -106,13 +88,8 @@ mod tests {
     fn what_is_missing_is_named_with_what_makes_it() {
         let folder = tempfile::tempdir().unwrap();
         let folders = [folder.path().to_owned()];
-        let error = find(&folders, "kernel", KERNEL, "tools/build-kernel")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("vmlinux") && error.contains("tools/build-kernel"),
-            "{error}"
-        );
+        let error = find(&folders, "kernel", KERNEL, "tools/build-kernel").unwrap_err().to_string();
+        assert!(error.contains("vmlinux") && error.contains("tools/build-kernel"), "{error}");
         std::fs::write(folder.path().join(KERNEL), "").unwrap();
         assert!(find(&folders, "kernel", KERNEL, "tools/build-kernel").is_ok());
     }

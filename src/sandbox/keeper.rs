@@ -71,10 +71,7 @@ pub fn run(
     let mut ready = sandbox.await_ready(&listener, &signals)?;
 
     let raw = enter_raw(options)?;
-    let vsock = sandbox
-        .kept()
-        .map(|kept| kept.folder.vsock())
-        .unwrap_or_default();
+    let vsock = sandbox.kept().map(|kept| kept.folder.vsock()).unwrap_or_default();
     let mut running =
         container::start(&vsock, made, &ends).map_err(|error| sandbox.or_its_death(error))?;
     sandbox.timings.started_us = now_us();
@@ -145,18 +142,13 @@ fn keep(
         }
         match wait(&mut fds, PollTimeout::NONE)? {
             Some(0) => {
-                let exit = running
-                    .take_exit()
-                    .map_err(|error| sandbox.or_its_death(error))?;
+                let exit = running.take_exit().map_err(|error| sandbox.or_its_death(error))?;
                 drain(sandbox, running, signals)?;
                 return Ok(exit);
             }
             Some(1) => {
                 if pass_on(running, signals, &mut asked)? {
-                    return Ok(ExitStatus {
-                        code: 137,
-                        oom_killed: false,
-                    });
+                    return Ok(ExitStatus { code: 137, oom_killed: false });
                 }
             }
             Some(2) => {
@@ -167,10 +159,7 @@ fn keep(
             _ => match ready.event() {
                 Ok(Event::OutOfMemory { .. }) => sandbox.state.oom_killed = true,
                 Ok(Event::Fatal { message }) => {
-                    return Err(SandboxError::Died {
-                        reason: message,
-                        console: String::new(),
-                    });
+                    return Err(SandboxError::Died { reason: message, console: String::new() });
                 }
                 // Its end is the guest's, of which the monitor tells more.
                 Err(_) => events = false,
@@ -190,9 +179,7 @@ fn drain(sandbox: &Sandbox, running: &Running, signals: &Signals) -> Result<(), 
         ];
         match wait(&mut fds, PollTimeout::NONE)? {
             Some(1) => {
-                let signal = signals
-                    .next()
-                    .map_err(SandboxError::host("cannot read a signal"))?;
+                let signal = signals.next().map_err(SandboxError::host("cannot read a signal"))?;
                 if signal.is_some_and(signals::ends) {
                     return Ok(());
                 }
@@ -208,9 +195,7 @@ fn pass_on(
     signals: &Signals,
     asked: &mut u32,
 ) -> Result<bool, SandboxError> {
-    let signal = signals
-        .next()
-        .map_err(SandboxError::host("cannot read a signal"))?;
+    let signal = signals.next().map_err(SandboxError::host("cannot read a signal"))?;
     let Some(signal) = signal else {
         return Ok(false);
     };

@@ -65,16 +65,7 @@ impl Sandbox {
         match Self::boot(&kept, image, options, command, &guest) {
             Ok((monitor, state, listener)) => {
                 let timings = Timings::default();
-                Ok((
-                    Self {
-                        registry,
-                        kept: Some(kept),
-                        monitor,
-                        state,
-                        timings,
-                    },
-                    listener,
-                ))
+                Ok((Self { registry, kept: Some(kept), monitor, state, timings }, listener))
             }
             Err(error) => {
                 // The first error is the one to tell.
@@ -96,12 +87,8 @@ impl Sandbox {
         let machine = machine(kept, image, options, guest);
         let monitor = Monitor::spawn(&kept.id, &MonitorConfig { machine })?;
         // Written while the guest boots.
-        let mut state = State::new(
-            kept.id.clone(),
-            kept.name.clone(),
-            options.image.clone(),
-            command,
-        );
+        let mut state =
+            State::new(kept.id.clone(), kept.name.clone(), options.image.clone(), command);
         state.terminal = options.terminal;
         state.remove = options.remove;
         state.monitor = Some(monitor.pid());
@@ -123,18 +110,15 @@ impl Sandbox {
                     }
                 }
                 Event::Ready => {
-                    let ready = listener
-                        .accept()
-                        .map_err(|error| self.or_its_death(error))?;
+                    let ready = listener.accept().map_err(|error| self.or_its_death(error))?;
                     let hello = &ready.hello;
                     self.timings.agent_us = hello.ready_us.saturating_sub(hello.entered_us);
                     self.timings.ready_us = now_us();
                     return Ok(ready);
                 }
                 Event::Signal => {
-                    let signal = signals
-                        .next()
-                        .map_err(SandboxError::host("cannot read a signal"))?;
+                    let signal =
+                        signals.next().map_err(SandboxError::host("cannot read a signal"))?;
                     if let Some(signal) = signal.filter(|signal| signals::ends(*signal)) {
                         return Err(SandboxError::Interrupted(signal));
                     }
@@ -153,10 +137,7 @@ impl Sandbox {
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(listener.as_fd(), PollFlags::POLLIN),
         ];
-        let ready = wait(
-            &mut fds,
-            PollTimeout::from(READY_SECONDS.saturating_mul(1000)),
-        )?;
+        let ready = wait(&mut fds, PollTimeout::from(READY_SECONDS.saturating_mul(1000)))?;
         match ready {
             Some(0) => Ok(Event::Monitor),
             Some(1) => Ok(Event::Signal),
@@ -183,10 +164,7 @@ impl Sandbox {
     pub fn or_its_death(&mut self, error: impl Into<SandboxError>) -> SandboxError {
         let error = error.into();
         // Only a broken conversation: what the agent answered stands.
-        if matches!(
-            &error,
-            SandboxError::Agent(crate::agent::ClientError::Agent(_))
-        ) {
+        if matches!(&error, SandboxError::Agent(crate::agent::ClientError::Agent(_))) {
             return error;
         }
         loop {
@@ -215,10 +193,7 @@ impl Sandbox {
             Ok((status, words)) => format!("its monitor ended ({status}): {words}"),
             Err(error) => format!("its monitor ended ({error})"),
         };
-        SandboxError::Died {
-            reason,
-            console: String::new(),
-        }
+        SandboxError::Died { reason, console: String::new() }
     }
 
     /// The sandbox's folder.
@@ -246,9 +221,7 @@ impl Sandbox {
 
     /// Ends the machine and leaves the container's record, or nothing.
     pub fn end(mut self, keep_record: bool) -> Result<Timings, SandboxError> {
-        self.monitor
-            .end()
-            .map_err(SandboxError::host("cannot end the sandbox's monitor"))?;
+        self.monitor.end().map_err(SandboxError::host("cannot end the sandbox's monitor"))?;
         if keep_record {
             self.write_state()?;
             if let Some(kept) = self.kept.take() {
@@ -272,10 +245,7 @@ impl Drop for Sandbox {
 }
 
 fn died(cause: &Cause, console: String) -> SandboxError {
-    SandboxError::Died {
-        reason: cause.describe(),
-        console,
-    }
+    SandboxError::Died { reason: cause.describe(), console }
 }
 
 fn machine(kept: &Kept, image: &Image, options: &Options, guest: &GuestFiles) -> MachineConfig {
@@ -293,10 +263,7 @@ fn machine(kept: &Kept, image: &Image, options: &Options, guest: &GuestFiles) ->
         serial: SerialMode::Off,
         disks: vec![disk],
         nets: Vec::new(),
-        vsock: Some(VsockConfig {
-            guest_cid: GUEST_CID,
-            uds_path: kept.folder.vsock(),
-        }),
+        vsock: Some(VsockConfig { guest_cid: GUEST_CID, uds_path: kept.folder.vsock() }),
         rng: true,
     }
 }

@@ -71,20 +71,13 @@ fn kill(entry: &Entry, keeper: &Process) -> Result<(), SandboxError> {
     if within(keeper, Some(CLEAR_AWAY))? {
         return Ok(());
     }
-    Err(SandboxError::DoesNotEnd(
-        entry.state.name.clone(),
-        entry.state.keeper,
-    ))
+    Err(SandboxError::DoesNotEnd(entry.state.name.clone(), entry.state.keeper))
 }
 
 /// Whether the agent took the request.
 fn ask(entry: &Entry, signal: Signal) -> bool {
     let id = ProcessId::init(CONTAINER);
-    let request = Request::Kill {
-        id,
-        signal: signal as i32,
-        all: false,
-    };
+    let request = Request::Kill { id, signal: signal as i32, all: false };
     Client::open(&entry.folder.vsock()).is_ok_and(|mut agent| agent.call(&request).is_ok())
 }
 
@@ -96,7 +89,5 @@ fn keeper(entry: &Entry) -> Option<Process> {
 }
 
 fn within(keeper: &Process, time: Option<Duration>) -> Result<bool, SandboxError> {
-    keeper
-        .ends_within(time)
-        .map_err(SandboxError::host("cannot wait for the container's keeper"))
+    keeper.ends_within(time).map_err(SandboxError::host("cannot wait for the container's keeper"))
 }

@@ -46,37 +46,21 @@ impl Log {
     /// Makes the log at `path`.
     pub fn create(path: &Path) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(path)?;
-        Ok(Self {
-            file: Mutex::new(file),
-        })
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        Ok(Self { file: Mutex::new(file) })
     }
 
     /// A writer that splits one output into entries.
     pub fn writer(self: &Arc<Self>, stream: LogStream) -> LogWriter {
-        LogWriter {
-            log: Arc::clone(self),
-            stream,
-            line: Vec::new(),
-        }
+        LogWriter { log: Arc::clone(self), stream, line: Vec::new() }
     }
 
     fn append(&self, entry: &Entry) -> io::Result<()> {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
-        self.file
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .write_all(&line)
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line)
     }
 }
 
@@ -95,11 +79,7 @@ impl LogWriter {
         }
         let log = String::from_utf8_lossy(&self.line).into_owned();
         self.line.clear();
-        self.log.append(&Entry {
-            log,
-            stream: self.stream,
-            time: Timestamp::now(),
-        })
+        self.log.append(&Entry { log, stream: self.stream, time: Timestamp::now() })
     }
 }
 
@@ -133,10 +113,7 @@ pub fn read_entry(from: &mut (impl BufRead + io::Seek)) -> io::Result<Option<Ent
     io::Read::take(&mut *from, ENTRY_LIMIT).read_until(b'\n', &mut line)?;
     if !line.ends_with(b"\n") {
         if line.len() as u64 == ENTRY_LIMIT {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a log entry is too long",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a log entry is too long"));
         }
         from.seek(io::SeekFrom::Start(start))?;
         return Ok(None);
@@ -183,31 +160,19 @@ mod tests {
         writer.flush().unwrap();
         let read = entries(&path);
         assert!(read.iter().all(|e| e.log.len() <= LINE_LIMIT));
-        assert_eq!(
-            read.iter().map(|e| e.log.len()).sum::<usize>(),
-            3 * LINE_LIMIT + 5
-        );
+        assert_eq!(read.iter().map(|e| e.log.len()).sum::<usize>(), 3 * LINE_LIMIT + 5);
     }
 
     #[test]
     fn an_entry_that_is_being_written_is_read_later() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("l.json");
-        let entry = Entry {
-            log: "a\n".into(),
-            stream: LogStream::Stdout,
-            time: Timestamp::now(),
-        };
+        let entry = Entry { log: "a\n".into(), stream: LogStream::Stdout, time: Timestamp::now() };
         let line = serde_json::to_vec(&entry).unwrap();
         fs::write(&path, &line).unwrap();
         let mut file = BufReader::new(File::open(&path).unwrap());
         assert_eq!(read_entry(&mut file).unwrap(), None);
-        OpenOptions::new()
-            .append(true)
-            .open(&path)
-            .unwrap()
-            .write_all(b"\n")
-            .unwrap();
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"\n").unwrap();
         assert_eq!(read_entry(&mut file).unwrap(), Some(entry));
     }
 }

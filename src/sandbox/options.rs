@@ -58,15 +58,14 @@ impl Options {
         let most = f64::from(MAX_VCPUS);
         // In range by the clamp; a NaN becomes 1.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        self.cpus
-            .map_or(1, |cpus| cpus.ceil().clamp(1.0, most) as u8)
+        self.cpus.map_or(1, |cpus| cpus.ceil().clamp(1.0, most) as u8)
     }
 
     /// Memory of the machine in MiB: room for the container's limit and the guest beside it.
     pub fn machine_mib(&self) -> u32 {
-        let bytes = self.memory.map_or(DEFAULT_MEMORY, |limit| {
-            limit.saturating_add(limit / 32 + GUEST_OVERHEAD)
-        });
+        let bytes = self
+            .memory
+            .map_or(DEFAULT_MEMORY, |limit| limit.saturating_add(limit / 32 + GUEST_OVERHEAD));
         u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX)
     }
 }
@@ -77,29 +76,14 @@ mod tests {
 
     #[test]
     fn a_fraction_of_a_cpu_takes_a_whole_vcpu() {
-        let with = |cpus| {
-            Options {
-                cpus: Some(cpus),
-                ..Options::default()
-            }
-            .vcpus()
-        };
-        assert_eq!(
-            [with(0.1), with(1.0), with(1.5), with(3.0), with(99.0)],
-            [1, 1, 2, 3, 32]
-        );
+        let with = |cpus| Options { cpus: Some(cpus), ..Options::default() }.vcpus();
+        assert_eq!([with(0.1), with(1.0), with(1.5), with(3.0), with(99.0)], [1, 1, 2, 3, 32]);
         assert_eq!(Options::default().vcpus(), 1);
     }
 
     #[test]
     fn the_machine_holds_the_limit_and_the_guest() {
-        let with = |memory| {
-            Options {
-                memory,
-                ..Options::default()
-            }
-            .machine_mib()
-        };
+        let with = |memory| Options { memory, ..Options::default() }.machine_mib();
         assert_eq!(with(None), 512);
         assert_eq!(with(Some(64 << 20)), 64 + 2 + 64);
         assert_eq!(with(Some(u64::MAX)), u32::MAX);

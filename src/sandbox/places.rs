@@ -19,10 +19,7 @@ impl Places {
     /// The given folders, or the user's defaults.
     pub fn new(data: Option<&Path>, state: Option<&Path>) -> Self {
         let defaults = if geteuid().is_root() {
-            Self {
-                data: "/var/lib/ampoule".into(),
-                state: "/run/ampoule".into(),
-            }
+            Self { data: "/var/lib/ampoule".into(), state: "/run/ampoule".into() }
         } else {
             Self::of_user(|name| env::var_os(name).map(PathBuf::from))
         };
@@ -37,10 +34,7 @@ impl Places {
         let data = variable("XDG_DATA_HOME").unwrap_or_else(|| home.join(".local/share"));
         let run = variable("XDG_RUNTIME_DIR")
             .unwrap_or_else(|| env::temp_dir().join(format!("ampoule-{}", geteuid())));
-        Self {
-            data: data.join("ampoule"),
-            state: run.join("ampoule"),
-        }
+        Self { data: data.join("ampoule"), state: run.join("ampoule") }
     }
 
     /// Folder of all sandboxes' state.
@@ -75,13 +69,7 @@ mod tests {
             "XDG_RUNTIME_DIR" => Some("/r".into()),
             _ => None,
         });
-        assert_eq!(
-            places,
-            Places {
-                data: "/d/ampoule".into(),
-                state: "/r/ampoule".into()
-            }
-        );
+        assert_eq!(places, Places { data: "/d/ampoule".into(), state: "/r/ampoule".into() });
         let home = Places::of_user(|name| (name == "HOME").then(|| "/home/u".into()));
         assert_eq!(home.data, Path::new("/home/u/.local/share/ampoule"));
     }

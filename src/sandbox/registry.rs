@@ -77,11 +77,7 @@ pub enum RegistryError {
 }
 
 fn file(what: &'static str, path: &Path) -> impl Fn(io::Error) -> RegistryError {
-    move |source| RegistryError::File {
-        what,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| RegistryError::File { what, path: path.to_owned(), source }
 }
 
 /// A sandbox's folder.
@@ -119,10 +115,7 @@ impl Folder {
         let Ok(lock) = File::open(self.lock()) else {
             return false;
         };
-        matches!(
-            Flock::lock(lock, FlockArg::LockSharedNonblock),
-            Err((_, Errno::EWOULDBLOCK))
-        )
+        matches!(Flock::lock(lock, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
     }
 }
 
@@ -157,9 +150,7 @@ pub struct Registry {
 impl Registry {
     /// The sandboxes under `places`.
     pub fn new(places: &Places) -> Self {
-        Self {
-            places: places.clone(),
-        }
+        Self { places: places.clone() }
     }
 
     /// Makes a folder for a new sandbox, locked by this process; a random name where none is given.
@@ -174,9 +165,7 @@ impl Registry {
         }
         let id = new_id().map_err(RegistryError::Random)?;
         let short = &id[..12];
-        let folder = Folder {
-            path: all.join(short),
-        };
+        let folder = Folder { path: all.join(short) };
         let longest = crate::agent::ReadyListener::path(&folder.vsock());
         if longest.as_os_str().len() > SOCKET_PATH_LIMIT {
             return Err(RegistryError::PathTooLong(longest));
@@ -190,12 +179,7 @@ impl Registry {
                 Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
             });
         match kept {
-            Ok(lock) => Ok(Kept {
-                folder,
-                id,
-                name,
-                _lock: lock,
-            }),
+            Ok(lock) => Ok(Kept { folder, id, name, _lock: lock }),
             Err(source) => {
                 let failed = file("create", &folder.path)(source);
                 self.forget(&folder, &name, &id)?;
@@ -219,11 +203,8 @@ impl Registry {
     /// Every sandbox, oldest first. A folder without a readable state is being made, or left for
     /// [`Registry::sweep`].
     pub fn list(&self) -> Result<Vec<Entry>, RegistryError> {
-        let mut entries: Vec<Entry> = self
-            .folders()?
-            .into_iter()
-            .filter_map(|folder| self.entry(folder).ok())
-            .collect();
+        let mut entries: Vec<Entry> =
+            self.folders()?.into_iter().filter_map(|folder| self.entry(folder).ok()).collect();
         entries.sort_by_key(|entry| entry.state.created);
         Ok(entries)
     }
@@ -232,19 +213,13 @@ impl Registry {
     pub fn find(&self, wanted: &str) -> Result<Entry, RegistryError> {
         if is_valid_name(wanted)
             && let Some(short) = self.owner_of(wanted)
-            && let Ok(entry) = self.entry(Folder {
-                path: self.places.sandboxes().join(short),
-            })
+            && let Ok(entry) = self.entry(Folder { path: self.places.sandboxes().join(short) })
         {
             return Ok(entry);
         }
         let mut found = None;
         if !wanted.is_empty() && wanted.bytes().all(|b| b.is_ascii_hexdigit()) {
-            for entry in self
-                .list()?
-                .into_iter()
-                .filter(|e| e.state.id.starts_with(wanted))
-            {
+            for entry in self.list()?.into_iter().filter(|e| e.state.id.starts_with(wanted)) {
                 if found.replace(entry).is_some() {
                     return Err(RegistryError::Ambiguous(wanted.to_owned()));
                 }
@@ -278,11 +253,7 @@ impl Registry {
     fn entry(&self, folder: Folder) -> Result<Entry, StateError> {
         let kept = folder.is_kept();
         let state = State::read(&folder.state())?;
-        let state = if kept || state.status == Status::Exited {
-            state
-        } else {
-            killed(state)
-        };
+        let state = if kept || state.status == Status::Exited { state } else { killed(state) };
         Ok(Entry { folder, state })
     }
 
@@ -292,10 +263,7 @@ impl Registry {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(file("read", &all))?,
         };
-        Ok(read
-            .flatten()
-            .map(|entry| Folder { path: entry.path() })
-            .collect())
+        Ok(read.flatten().map(|entry| Folder { path: entry.path() }).collect())
     }
 
     fn lock_all(&self, how: FlockArg) -> Result<Flock<File>, RegistryError> {
@@ -313,19 +281,14 @@ impl Registry {
     ) -> Result<(Flock<File>, String), RegistryError> {
         let making = self.lock_all(FlockArg::LockShared)?;
         let Some(name) = name else {
-            let random = std::iter::repeat_with(|| petname::petname(2, "_"))
-                .take(8)
-                .flatten();
+            let random = std::iter::repeat_with(|| petname::petname(2, "_")).take(8).flatten();
             for name in random.chain([short.to_owned()]) {
                 if self.link(&name, short)? {
                     return Ok((making, name));
                 }
             }
             let id = self.owner_of(short).unwrap_or_default();
-            return Err(RegistryError::NameInUse {
-                name: short.to_owned(),
-                id,
-            });
+            return Err(RegistryError::NameInUse { name: short.to_owned(), id });
         };
         if !is_valid_name(name) {
             return Err(RegistryError::InvalidName(name.to_owned()));
@@ -340,10 +303,7 @@ impl Registry {
             return Ok((making, name.to_owned()));
         }
         let id = self.owner_of(name).unwrap_or_default();
-        Err(RegistryError::NameInUse {
-            name: name.to_owned(),
-            id,
-        })
+        Err(RegistryError::NameInUse { name: name.to_owned(), id })
     }
 
     /// Whether `name` was free and is now this sandbox's.
@@ -369,10 +329,7 @@ impl Registry {
             return Ok(());
         };
         for link in read.flatten() {
-            let owner = link
-                .file_name()
-                .to_str()
-                .and_then(|name| self.owner_of(name));
+            let owner = link.file_name().to_str().and_then(|name| self.owner_of(name));
             let gone = owner.is_none_or(|short| !self.places.sandboxes().join(short).exists());
             if gone {
                 remove_file(&link.path()).map_err(file("remove", &link.path()))?;
@@ -386,10 +343,7 @@ impl Registry {
         let log = self.places.log(id);
         remove_file(&log).map_err(file("remove", &log))?;
         remove_tree(&folder.path)?;
-        if self
-            .owner_of(name)
-            .is_some_and(|short| id.starts_with(&short))
-        {
+        if self.owner_of(name).is_some_and(|short| id.starts_with(&short)) {
             let link = self.places.names().join(name);
             remove_file(&link).map_err(file("remove", &link))?;
         }
@@ -425,9 +379,7 @@ fn is_short_id(text: &str) -> bool {
 fn is_valid_name(name: &str) -> bool {
     name.len() <= 128
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
 
 fn remove_file(path: &Path) -> io::Result<()> {
@@ -450,10 +402,7 @@ mod tests {
 
     fn registry() -> (tempfile::TempDir, Registry) {
         let dir = tempfile::tempdir().unwrap();
-        let places = Places {
-            data: dir.path().join("d"),
-            state: dir.path().join("s"),
-        };
+        let places = Places { data: dir.path().join("d"), state: dir.path().join("s") };
         (dir, Registry::new(&places))
     }
 
@@ -480,9 +429,7 @@ mod tests {
         let second = registry.create(Some("web")).unwrap_err();
         assert!(matches!(second, RegistryError::NameInUse { id, .. } if first.id.starts_with(&id)));
         registry.remove(first).unwrap();
-        registry
-            .remove(registry.create(Some("web")).unwrap())
-            .unwrap();
+        registry.remove(registry.create(Some("web")).unwrap()).unwrap();
         assert_eq!(left_behind(&registry), 0);
     }
 
@@ -522,10 +469,7 @@ mod tests {
         assert_eq!(registry.find("web").unwrap().state.id, kept.id);
         assert_eq!(registry.find(&kept.id[..5]).unwrap().state.id, kept.id);
         for absent in ["", "we", "../web", "zz", "/"] {
-            assert!(
-                matches!(registry.find(absent), Err(RegistryError::NotFound(_))),
-                "{absent}"
-            );
+            assert!(matches!(registry.find(absent), Err(RegistryError::NotFound(_))), "{absent}");
         }
     }
 
@@ -533,10 +477,7 @@ mod tests {
     fn names_that_could_be_paths_are_refused() {
         let (_dir, registry) = registry();
         for name in ["", ".", "..", "a/b", "-a", "a b", &"a".repeat(129)] {
-            assert!(matches!(
-                registry.create(Some(name)),
-                Err(RegistryError::InvalidName(_))
-            ));
+            assert!(matches!(registry.create(Some(name)), Err(RegistryError::InvalidName(_))));
         }
     }
 

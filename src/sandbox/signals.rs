@@ -29,9 +29,7 @@ impl Signals {
         let mask: SigSet = PASSED_ON.into_iter().collect();
         mask.thread_block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Self {
-            fd: SignalFd::with_flags(&mask, flags)?,
-        })
+        Ok(Self { fd: SignalFd::with_flags(&mask, flags)? })
     }
 
     /// The next one that has arrived.
@@ -53,8 +51,5 @@ impl AsFd for Signals {
 
 /// Whether the signal asks a program to end.
 pub fn ends(signal: Signal) -> bool {
-    matches!(
-        signal,
-        Signal::SIGHUP | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGTERM
-    )
+    matches!(signal, Signal::SIGHUP | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGTERM)
 }

@@ -48,10 +48,7 @@ pub fn container(
     let mut spec: Spec =
         serde_json::from_str(include_str!("default-spec.json")).map_err(SpecError::Defaults)?;
     let config = image.config().clone().unwrap_or_default();
-    let hostname = options
-        .hostname
-        .clone()
-        .unwrap_or_else(|| id.chars().take(12).collect());
+    let hostname = options.hostname.clone().unwrap_or_else(|| id.chars().take(12).collect());
 
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(command(image, options)?));
@@ -61,15 +58,8 @@ pub fn container(
         &hostname,
         options.terminal,
     )?));
-    process.set_cwd(
-        workdir(
-            options
-                .workdir
-                .as_deref()
-                .or(config.working_dir().as_deref()),
-        )?
-        .into(),
-    );
+    process
+        .set_cwd(workdir(options.workdir.as_deref().or(config.working_dir().as_deref()))?.into());
     process.set_no_new_privileges(Some(false));
     set_terminal(&mut process, options.terminal, options.terminal_size);
     spec.set_process(Some(process));
@@ -78,31 +68,21 @@ pub fn container(
     if let Some(linux) = spec.linux_mut() {
         linux.set_resources(Some(resources(options)));
     }
-    let user = options
-        .user
-        .clone()
-        .or_else(|| config.user().clone())
-        .filter(|u| !u.is_empty());
+    let user = options.user.clone().or_else(|| config.user().clone()).filter(|u| !u.is_empty());
     Ok(ContainerSpec { spec, user })
 }
 
 /// Program and arguments: docker's rules for `Entrypoint`, `Cmd` and what replaces them.
 pub fn command(image: &ImageConfiguration, options: &Options) -> Result<Vec<String>, SpecError> {
     let config = image.config().as_ref();
-    let image_entrypoint = config
-        .and_then(|c| c.entrypoint().clone())
-        .unwrap_or_default();
+    let image_entrypoint = config.and_then(|c| c.entrypoint().clone()).unwrap_or_default();
     let image_cmd = config.and_then(|c| c.cmd().clone()).unwrap_or_default();
     let (mut args, default_cmd) = match &options.entrypoint {
         Some(entrypoint) if entrypoint.is_empty() => (Vec::new(), Vec::new()),
         Some(entrypoint) => (vec![entrypoint.clone()], Vec::new()),
         None => (image_entrypoint, image_cmd),
     };
-    args.extend(if options.command.is_empty() {
-        default_cmd
-    } else {
-        options.command.clone()
-    });
+    args.extend(if options.command.is_empty() { default_cmd } else { options.command.clone() });
     if args.is_empty() {
         return Err(SpecError::NoCommand(options.image.clone()));
     }
@@ -133,13 +113,9 @@ pub fn exec_process(
 
 fn set_terminal(process: &mut Process, terminal: bool, size: Option<(u16, u16)>) {
     process.set_terminal(Some(terminal));
-    let size = size.filter(|_| terminal).and_then(|(rows, columns)| {
-        BoxBuilder::default()
-            .height(rows)
-            .width(columns)
-            .build()
-            .ok()
-    });
+    let size = size
+        .filter(|_| terminal)
+        .and_then(|(rows, columns)| BoxBuilder::default().height(rows).width(columns).build().ok());
     process.set_console_size(size);
 }
 
@@ -163,9 +139,7 @@ fn environment(
         if !is_env(entry) {
             return Err(SpecError::InvalidEnv(entry.clone()));
         }
-        let name = entry
-            .split_once('=')
-            .map_or(entry.as_str(), |(name, _)| name);
+        let name = entry.split_once('=').map_or(entry.as_str(), |(name, _)| name);
         let same = |known: &String| known.split_once('=').is_some_and(|(n, _)| n == name);
         match env.iter_mut().find(|known| same(known)) {
             Some(known) => known.clone_from(entry),
@@ -231,32 +205,14 @@ mod tests {
     fn entrypoint_and_cmd_are_joined_and_replaced_as_docker_does() {
         let both = json!({ "Entrypoint": ["e"], "Cmd": ["c", "d"] });
         let plain = Options::default();
-        assert_eq!(
-            args(both.clone(), plain.clone()).unwrap(),
-            words(&["e", "c", "d"])
-        );
-        let command = Options {
-            command: words(&["x"]),
-            ..plain.clone()
-        };
-        assert_eq!(
-            args(both.clone(), command.clone()).unwrap(),
-            words(&["e", "x"])
-        );
-        let entry = Options {
-            entrypoint: Some("y".into()),
-            ..plain.clone()
-        };
+        assert_eq!(args(both.clone(), plain.clone()).unwrap(), words(&["e", "c", "d"]));
+        let command = Options { command: words(&["x"]), ..plain.clone() };
+        assert_eq!(args(both.clone(), command.clone()).unwrap(), words(&["e", "x"]));
+        let entry = Options { entrypoint: Some("y".into()), ..plain.clone() };
         assert_eq!(args(both.clone(), entry).unwrap(), words(&["y"]));
-        let cleared = Options {
-            entrypoint: Some(String::new()),
-            ..command
-        };
+        let cleared = Options { entrypoint: Some(String::new()), ..command };
         assert_eq!(args(both, cleared).unwrap(), words(&["x"]));
-        assert!(matches!(
-            args(json!({}), plain),
-            Err(SpecError::NoCommand(_))
-        ));
+        assert!(matches!(args(json!({}), plain), Err(SpecError::NoCommand(_))));
     }
 
     #[test]
@@ -267,10 +223,7 @@ mod tests {
             "host",
             true,
         );
-        assert_eq!(
-            env.unwrap(),
-            words(&["PATH=/p", "HOSTNAME=h", "TERM=xterm", "A=2", "B="])
-        );
+        assert_eq!(env.unwrap(), words(&["PATH=/p", "HOSTNAME=h", "TERM=xterm", "A=2", "B="]));
         assert!(environment(&[], &words(&["=x"]), "h", false).is_err());
     }
 
@@ -288,26 +241,16 @@ mod tests {
 
     #[test]
     fn limits_become_resources() {
-        let options = Options {
-            memory: Some(64 << 20),
-            cpus: Some(1.5),
-            ..Options::default()
-        };
+        let options = Options { memory: Some(64 << 20), cpus: Some(1.5), ..Options::default() };
         let resources = resources(&options);
         assert_eq!(resources.memory().unwrap().limit(), Some(64 << 20));
         assert_eq!(resources.cpu().as_ref().unwrap().quota(), Some(150_000));
-        let whole = Options {
-            cpus: Some(2.0),
-            ..Options::default()
-        };
+        let whole = Options { cpus: Some(2.0), ..Options::default() };
         assert!(super::resources(&whole).cpu().is_none());
     }
 
     #[test]
     fn a_relative_working_directory_is_refused() {
-        assert!(matches!(
-            workdir(Some("x")),
-            Err(SpecError::RelativeWorkdir(_))
-        ));
+        assert!(matches!(workdir(Some("x")), Err(SpecError::RelativeWorkdir(_))));
     }
 }

@@ -122,41 +122,23 @@ impl State {
 
     /// Reads the state file at `path`.
     pub fn read(path: &Path) -> Result<Self, StateError> {
-        let failed = |source| StateError::File {
-            what: "read",
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| StateError::File { what: "read", path: path.to_owned(), source };
         if fs::metadata(path).map_err(failed)?.len() > LIMIT {
             return Err(failed(io::ErrorKind::FileTooLarge.into()));
         }
-        let state: Self =
-            serde_json::from_slice(&fs::read(path).map_err(failed)?).map_err(|source| {
-                StateError::Malformed {
-                    path: path.to_owned(),
-                    source,
-                }
-            })?;
+        let state: Self = serde_json::from_slice(&fs::read(path).map_err(failed)?)
+            .map_err(|source| StateError::Malformed { path: path.to_owned(), source })?;
         if state.version != VERSION {
-            return Err(StateError::Version {
-                path: path.to_owned(),
-                version: state.version,
-            });
+            return Err(StateError::Version { path: path.to_owned(), version: state.version });
         }
         Ok(state)
     }
 
     /// Writes the state file at `path`; a reader sees the old one or the new one, whole.
     pub fn write(&self, path: &Path) -> Result<(), StateError> {
-        let failed = |source| StateError::File {
-            what: "write",
-            path: path.to_owned(),
-            source,
-        };
-        let bytes = serde_json::to_vec(self).map_err(|source| StateError::Malformed {
-            path: path.to_owned(),
-            source,
-        })?;
+        let failed = |source| StateError::File { what: "write", path: path.to_owned(), source };
+        let bytes = serde_json::to_vec(self)
+            .map_err(|source| StateError::Malformed { path: path.to_owned(), source })?;
         let fresh = path.with_extension("json.new");
         let mut file = fs::File::create(&fresh).map_err(failed)?;
         file.write_all(&bytes).map_err(failed)?;
@@ -192,10 +174,7 @@ mod tests {
         let mut state = State::new("a".repeat(64), "n".into(), "i".into(), vec![]);
         state.version = VERSION + 1;
         state.write(&path).unwrap();
-        assert!(matches!(
-            State::read(&path),
-            Err(StateError::Version { .. })
-        ));
+        assert!(matches!(State::read(&path), Err(StateError::Version { .. })));
     }
 
     proptest! {

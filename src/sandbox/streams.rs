@@ -60,10 +60,7 @@ impl Streams {
     pub fn names(process: &str, ends: &Ends, terminal: bool) -> Stdio {
         let name = |stream: &str| Some(format!("{process}-{stream}"));
         if terminal {
-            return Stdio {
-                terminal: name("terminal"),
-                ..Stdio::default()
-            };
+            return Stdio { terminal: name("terminal"), ..Stdio::default() };
         }
         let stdin = matches!(ends, Ends::Own { stdin: true });
         Stdio {
@@ -79,10 +76,7 @@ impl Streams {
         let (outputs, open) =
             nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(io::Error::from)?;
         let open: Open = Arc::new(open);
-        let streams = Self {
-            outputs,
-            failure: Arc::default(),
-        };
+        let streams = Self { outputs, failure: Arc::default() };
         if let Some(name) = &names.stdout {
             let from = agent::stream(vsock, name)?;
             streams.carry_output(from, ends, LogStream::Stdout, &open)?;
@@ -106,10 +100,7 @@ impl Streams {
 
     /// Why output was lost on the host's side, if it was: a full disk, not a closed pipe.
     pub fn failure(&self) -> Option<io::Error> {
-        self.failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn carry_output(
@@ -126,23 +117,17 @@ impl Streams {
         };
         let open = Arc::clone(open);
         let failure = Arc::clone(&self.failure);
-        thread::Builder::new()
-            .name("output".into())
-            .stack_size(STACK)
-            .spawn(move || {
-                if let Err(error) = copy(&mut from, to.as_mut()) {
-                    // The program in the guest sees a closed pipe, as it would here.
-                    let _ = from.shutdown(Shutdown::Both);
-                    if error.kind() != io::ErrorKind::BrokenPipe {
-                        failure
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .get_or_insert(error);
-                    }
+        thread::Builder::new().name("output".into()).stack_size(STACK).spawn(move || {
+            if let Err(error) = copy(&mut from, to.as_mut()) {
+                // The program in the guest sees a closed pipe, as it would here.
+                let _ = from.shutdown(Shutdown::Both);
+                if error.kind() != io::ErrorKind::BrokenPipe {
+                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 }
-                drop(to);
-                drop(open);
-            })?;
+            }
+            drop(to);
+            drop(open);
+        })?;
         Ok(())
     }
 }
@@ -157,14 +142,11 @@ impl AsFd for Streams {
 /// The thread is not waited for: it may sit in a read of a terminal when the process has ended.
 fn carry_input(mut to: UnixStream) -> io::Result<()> {
     let mut from = own(io::stdin().as_fd())?;
-    thread::Builder::new()
-        .name("input".into())
-        .stack_size(STACK)
-        .spawn(move || {
-            // Whichever side ended it: the program reads an end of file.
-            let _ = copy(&mut from, &mut to);
-            let _ = to.shutdown(Shutdown::Write);
-        })?;
+    thread::Builder::new().name("input".into()).stack_size(STACK).spawn(move || {
+        // Whichever side ended it: the program reads an end of file.
+        let _ = copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    })?;
     Ok(())
 }
 

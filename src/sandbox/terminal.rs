@@ -38,12 +38,7 @@ impl Drop for RawTerminal {
 /// Rows and columns of the terminal of standard input, where that is one.
 pub fn size() -> Option<(u16, u16)> {
     use std::os::fd::AsRawFd;
-    let mut size = libc::winsize {
-        ws_row: 0,
-        ws_col: 0,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the kernel writes one winsize to a valid one of ours.
     unsafe { tiocgwinsz(io::stdin().as_raw_fd(), &raw mut size) }.ok()?;
     Some((size.ws_row, size.ws_col))

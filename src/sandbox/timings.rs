@@ -29,28 +29,13 @@ impl Timings {
     pub fn phases(&self) -> [(&'static str, u64); 7] {
         let agent_entered_us = self.ready_us.saturating_sub(self.agent_us);
         [
-            (
-                "monitor start",
-                self.monitor_us.saturating_sub(self.command_us),
-            ),
-            (
-                "to first KVM_RUN",
-                self.first_run_us.saturating_sub(self.monitor_us),
-            ),
+            ("monitor start", self.monitor_us.saturating_sub(self.command_us)),
+            ("to first KVM_RUN", self.first_run_us.saturating_sub(self.monitor_us)),
             ("kernel", agent_entered_us.saturating_sub(self.first_run_us)),
-            (
-                "agent ready",
-                self.ready_us.saturating_sub(agent_entered_us),
-            ),
-            (
-                "container started",
-                self.started_us.saturating_sub(self.ready_us),
-            ),
+            ("agent ready", self.ready_us.saturating_sub(agent_entered_us)),
+            ("container started", self.started_us.saturating_sub(self.ready_us)),
             ("exit", self.exited_us.saturating_sub(self.started_us)),
-            (
-                "cleared away",
-                self.cleared_us.saturating_sub(self.exited_us),
-            ),
+            ("cleared away", self.cleared_us.saturating_sub(self.exited_us)),
         ]
     }
 }
@@ -84,20 +69,12 @@ mod tests {
         };
         let sum: u64 = timings.phases().iter().map(|(_, us)| us).sum();
         assert_eq!(sum, 20_900);
-        assert!(
-            timings
-                .to_string()
-                .contains("kernel                  8.000 ms")
-        );
+        assert!(timings.to_string().contains("kernel                  8.000 ms"));
     }
 
     #[test]
     fn a_guest_that_lies_about_its_clock_breaks_nothing() {
-        let timings = Timings {
-            agent_us: u64::MAX,
-            ready_us: 5,
-            ..Timings::default()
-        };
+        let timings = Timings { agent_us: u64::MAX, ready_us: 5, ..Timings::default() };
         assert_eq!(timings.phases()[2].1, 0);
     }
 }

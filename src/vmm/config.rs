@@ -112,10 +112,7 @@ impl MachineConfig {
     /// How many virtio devices the machine has.
     pub fn virtio_devices(&self) -> usize {
         let single = usize::from(self.vsock.is_some()) + usize::from(self.rng);
-        self.disks
-            .len()
-            .saturating_add(self.nets.len())
-            .saturating_add(single)
+        self.disks.len().saturating_add(self.nets.len()).saturating_add(single)
     }
 }
 
@@ -150,27 +147,17 @@ mod tests {
         assert_eq!(with(|c| c.vcpus = 0), Err(ConfigError::Vcpus(0)));
         assert_eq!(with(|c| c.vcpus = 33), Err(ConfigError::Vcpus(33)));
         assert_eq!(with(|c| c.memory_mib = 15), Err(ConfigError::Memory(15)));
-        assert_eq!(
-            with(|c| c.memory_mib = u32::MAX),
-            Err(ConfigError::Memory(u32::MAX))
-        );
+        assert_eq!(with(|c| c.memory_mib = u32::MAX), Err(ConfigError::Memory(u32::MAX)));
     }
 
     #[test]
     fn every_device_needs_a_line() {
-        let disk = DiskConfig {
-            path: "d".into(),
-            read_only: true,
-            serial: None,
-        };
+        let disk = DiskConfig { path: "d".into(), read_only: true, serial: None };
         let mut config = config();
         config.rng = true;
         config.disks = vec![disk.clone(); MAX_VIRTIO_DEVICES - 1];
         assert_eq!(config.validate(), Ok(()));
         config.disks.push(disk);
-        assert_eq!(
-            config.validate(),
-            Err(ConfigError::Devices(MAX_VIRTIO_DEVICES + 1))
-        );
+        assert_eq!(config.validate(), Err(ConfigError::Devices(MAX_VIRTIO_DEVICES + 1)));
     }
 }

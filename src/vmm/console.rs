@@ -60,8 +60,7 @@ fn understand(line: &str) -> Option<Event> {
     if text.starts_with(END_OF_PANIC) {
         return Some(Event::PanicEnded);
     }
-    text.strip_prefix(PANIC)
-        .map(|reason| Event::Panicked(reason.trim_end().to_owned()))
+    text.strip_prefix(PANIC).map(|reason| Event::Panicked(reason.trim_end().to_owned()))
 }
 
 /// A line without what printk may put before it: `<0>`, `[    1.234567]`, `[    T1]`.
@@ -113,14 +112,8 @@ mod tests {
     fn power_off_is_seen_with_and_without_a_time() {
         for line in HALTED {
             assert_eq!(events(&format!("{line}\r\n")), [Event::PoweredOff]);
-            assert_eq!(
-                events(&format!("[    1.234567] {line}\n")),
-                [Event::PoweredOff]
-            );
-            assert_eq!(
-                events(&format!("[    1.234567][    T1] {line}\n")),
-                [Event::PoweredOff]
-            );
+            assert_eq!(events(&format!("[    1.234567] {line}\n")), [Event::PoweredOff]);
+            assert_eq!(events(&format!("[    1.234567][    T1] {line}\n")), [Event::PoweredOff]);
         }
     }
 
@@ -138,10 +131,7 @@ mod tests {
                     [    0.9] ---[ end Kernel panic - not syncing: VFS: Unable to mount ]---\r\n";
         assert_eq!(
             events(text),
-            [
-                Event::Panicked("VFS: Unable to mount root fs".into()),
-                Event::PanicEnded
-            ]
+            [Event::Panicked("VFS: Unable to mount root fs".into()), Event::PanicEnded]
         );
     }
 

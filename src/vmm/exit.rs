@@ -125,15 +125,8 @@ impl Ending {
         let immediate_exit = unsafe { &raw mut (*ptr::from_mut(fd.get_kvm_run())).immediate_exit };
         // SAFETY: pthread_self has no preconditions.
         let thread = unsafe { libc::pthread_self() };
-        lock(&self.vcpus).push(Kick {
-            thread,
-            immediate_exit: immediate_exit.cast(),
-        });
-        Enrolled {
-            ending: self,
-            thread,
-            not_send: PhantomData,
-        }
+        lock(&self.vcpus).push(Kick { thread, immediate_exit: immediate_exit.cast() });
+        Enrolled { ending: self, thread, not_send: PhantomData }
     }
 }
 
@@ -213,15 +206,8 @@ mod tests {
                 Some(event) => ending.guest_said(event),
                 None => ending.reset(),
             }
-            let Some(Ok(exit)) = ending.take_outcome() else {
-                panic!("ended")
-            };
-            assert_eq!(
-                exit,
-                Exit::GuestPanic {
-                    message: "first".into()
-                }
-            );
+            let Some(Ok(exit)) = ending.take_outcome() else { panic!("ended") };
+            assert_eq!(exit, Exit::GuestPanic { message: "first".into() });
         }
     }
 }

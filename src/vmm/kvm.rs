@@ -61,26 +61,18 @@ impl Vm {
     /// A VM for `vcpus` processors with `memory`.
     pub fn new(memory: &GuestMemoryMmap, vcpus: u8) -> Result<Self, KvmError> {
         let kvm = Kvm::new().map_err(KvmError::Open)?;
-        let fd = kvm
-            .create_vm()
-            .map_err(KvmError::refused("create a virtual machine"))?;
+        let fd = kvm.create_vm().map_err(KvmError::refused("create a virtual machine"))?;
         set_memory(&fd, memory)?;
-        fd.set_tss_address(KVM_TSS)
-            .map_err(KvmError::refused("place the task state segment"))?;
+        fd.set_tss_address(KVM_TSS).map_err(KvmError::refused("place the task state segment"))?;
         // Before the vCPUs, so that each gets its local APIC. No PIT: its kernel thread and the
         // guest's calibration against it cost time, and the TSC deadline timer serves instead.
-        fd.create_irq_chip()
-            .map_err(KvmError::refused("create the interrupt controllers"))?;
+        fd.create_irq_chip().map_err(KvmError::refused("create the interrupt controllers"))?;
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(KvmError::refused("say what CPUID it supports"))?;
         let tsc_deadline = fd.check_extension(Cap::TscDeadlineTimer);
         let cpuid = Cpuid::new(supported.as_slice(), vcpus, tsc_deadline);
-        Ok(Self {
-            fd,
-            cpuid,
-            _memory: memory.clone(),
-        })
+        Ok(Self { fd, cpuid, _memory: memory.clone() })
     }
 
     /// The VM itself, for its vCPUs.
@@ -95,9 +87,7 @@ impl Vm {
 
     /// Makes a write to `line` an edge on interrupt line `irq`.
     pub fn bind_interrupt(&self, line: &EventFd, irq: u32) -> Result<(), KvmError> {
-        self.fd
-            .register_irqfd(line, irq)
-            .map_err(KvmError::refused("bind an interrupt line"))
+        self.fd.register_irqfd(line, irq).map_err(KvmError::refused("bind an interrupt line"))
     }
 
     /// Makes the guest's 32-bit write of `value` to `address` a write to `event`, without a vCPU

@@ -113,9 +113,8 @@ impl Machine {
         for (slot, device) in slots.iter().zip(&devices) {
             slot.bind(&vm, device)?;
         }
-        let vcpus = (0..config.vcpus)
-            .map(|id| Vcpu::new(&vm, id))
-            .collect::<Result<Vec<_>, _>>()?;
+        let vcpus =
+            (0..config.vcpus).map(|id| Vcpu::new(&vm, id)).collect::<Result<Vec<_>, _>>()?;
         if let Some(boot_cpu) = vcpus.first() {
             boot_cpu.enter_at(entry)?;
         }
@@ -132,14 +131,7 @@ impl Machine {
 
     /// Lets the machine run.
     pub fn start(self) -> Result<Running, MachineError> {
-        let Self {
-            vcpus,
-            bus,
-            devices,
-            console,
-            ending,
-            vm,
-        } = self;
+        let Self { vcpus, bus, devices, console, ending, vm } = self;
         let first_run = Arc::new(OnceLock::new());
         // Dropped by an early return, it stops and joins the threads that are there by then.
         let mut running = Running {
@@ -160,9 +152,7 @@ impl Machine {
                 });
             })?;
         }
-        running.spawn("device", "devices".into(), move |ending| {
-            devices.run(ending)
-        })?;
+        running.spawn("device", "devices".into(), move |ending| devices.run(ending))?;
         Ok(running)
     }
 }
@@ -245,10 +235,7 @@ impl Running {
         let thread = thread::Builder::new()
             .name(name)
             .spawn(move || {
-                let guard = PanicGuard {
-                    ending: &ending,
-                    thread: kind,
-                };
+                let guard = PanicGuard { ending: &ending, thread: kind };
                 body(guard.ending);
             })
             .map_err(MachineError::host("start a thread"))?;
@@ -280,9 +267,7 @@ struct PanicGuard<'a> {
 impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.ending.end(Err(RunError::Panicked {
-                thread: self.thread,
-            }));
+            self.ending.end(Err(RunError::Panicked { thread: self.thread }));
         }
     }
 }

@@ -71,9 +71,7 @@ fn sixty_four_bit_entry_runs() {
 #[test]
 fn triple_fault_is_a_reset() {
     // lidt of an empty table, then an undefined instruction.
-    let code = [
-        0x0f, 0x01, 0x1d, 0x09, 0x00, 0x10, 0x00, 0x0f, 0x0b, 0, 0, 0, 0, 0, 0,
-    ];
+    let code = [0x0f, 0x01, 0x1d, 0x09, 0x00, 0x10, 0x00, 0x0f, 0x0b, 0, 0, 0, 0, 0, 0];
     let Some((exit, _)) = run(&TestKernel::pvh(&code), |_| {}) else {
         return;
     };
@@ -95,12 +93,7 @@ fn a_panic_before_the_reset_is_told() {
     let Some((exit, _)) = run(&TestKernel::pvh(&code), |_| {}) else {
         return;
     };
-    assert_eq!(
-        exit,
-        Exit::GuestPanic {
-            message: "no init".into()
-        }
-    );
+    assert_eq!(exit, Exit::GuestPanic { message: "no init".into() });
 }
 
 #[test]
@@ -123,10 +116,7 @@ fn the_command_line_reaches_the_kernel() {
         return;
     };
     assert_eq!(exit, Exit::Reset);
-    assert!(
-        tail.contains(" hello=world virtio_mmio.device=4K@0xd0000000:5"),
-        "{tail}"
-    );
+    assert!(tail.contains(" hello=world virtio_mmio.device=4K@0xd0000000:5"), "{tail}");
 }
 
 #[test]
@@ -150,10 +140,7 @@ fn virtio_registers_are_at_their_address() {
 #[test]
 fn a_spinning_guest_can_be_stopped() {
     let file = TestKernel::pvh(&[0xeb, 0xfe]).file();
-    let machine = match Machine::new(MachineConfig {
-        vcpus: 3,
-        ..config(file.path())
-    }) {
+    let machine = match Machine::new(MachineConfig { vcpus: 3, ..config(file.path()) }) {
         Err(MachineError::Kvm(KvmError::Open(error))) => {
             println!("skipped: no KVM: {error}");
             return;
@@ -186,29 +173,18 @@ fn dropping_a_running_machine_stops_it() {
 #[test]
 fn a_notification_reaches_its_eventfd() {
     // mov dword [0xd0000050], 1; reset
-    let code = [
-        &[0xc7, 0x05, 0x50, 0, 0, 0xd0, 1, 0, 0, 0],
-        RESET.as_slice(),
-    ]
-    .concat();
+    let code = [&[0xc7, 0x05, 0x50, 0, 0, 0xd0, 1, 0, 0, 0], RESET.as_slice()].concat();
     let memory = memory::allocate(32).unwrap();
     let file = TestKernel::pvh(&code).file();
     let cmdline = command_line("", SerialMode::Off, &[]).unwrap();
-    let boot = Boot {
-        kernel: file.path(),
-        initrd: None,
-        cmdline: &cmdline,
-        vcpus: 1,
-        memory_mib: 32,
-    };
+    let boot =
+        Boot { kernel: file.path(), initrd: None, cmdline: &cmdline, vcpus: 1, memory_mib: 32 };
     let entry = boot.load(&memory).unwrap();
     let vm = match Vm::new(&memory, 1) {
         Err(KvmError::Open(error)) => return println!("skipped: no KVM: {error}"),
         vm => vm.unwrap(),
     };
-    let events: Vec<_> = (0..2)
-        .map(|_| EventFd::new(libc::EFD_NONBLOCK).unwrap())
-        .collect();
+    let events: Vec<_> = (0..2).map(|_| EventFd::new(libc::EFD_NONBLOCK).unwrap()).collect();
     for (value, event) in (0..).zip(&events) {
         vm.bind_notification(event, 0xd000_0050, value).unwrap();
     }
@@ -218,11 +194,7 @@ fn a_notification_reaches_its_eventfd() {
     vcpu.enter_at(entry).unwrap();
     let (port, _) = Port::new(SerialMode::Off).unwrap();
     let ending = Ending::new().unwrap();
-    vcpu.run(
-        &Bus::new(Arc::new(Mutex::new(port)), Vec::new()),
-        &ending,
-        || {},
-    );
+    vcpu.run(&Bus::new(Arc::new(Mutex::new(port)), Vec::new()), &ending, || {});
     assert!(matches!(ending.take_outcome(), Some(Ok(Exit::Reset))));
     assert!(events[0].read().is_err());
     assert_eq!(events[1].read().unwrap(), 1);

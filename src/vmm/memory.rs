@@ -45,10 +45,7 @@ pub fn allocate(mib: u32) -> Result<GuestMemoryMmap, MemoryError> {
         .map(map)
         .collect::<Result<Vec<_>, _>>()
         .and_then(|regions| GuestMemoryMmap::from_regions(regions).map_err(io::Error::other))
-        .map_err(|source| MemoryError::Map {
-            wanted: mib,
-            source,
-        })
+        .map_err(|source| MemoryError::Map { wanted: mib, source })
 }
 
 fn map(range: Range) -> io::Result<GuestRegionMmap> {
@@ -75,12 +72,6 @@ mod tests {
     #[test]
     fn more_than_the_host_has_is_refused() {
         let error = allocate(u32::MAX).unwrap_err();
-        assert!(matches!(
-            error,
-            MemoryError::MoreThanHost {
-                wanted: u32::MAX,
-                ..
-            }
-        ));
+        assert!(matches!(error, MemoryError::MoreThanHost { wanted: u32::MAX, .. }));
     }
 }

@@ -17,16 +17,12 @@ pub struct TestKernel {
 impl TestKernel {
     /// `code` is entered in 32-bit protected mode.
     pub fn pvh(code: &[u8]) -> Self {
-        Self {
-            image: elf(code, true),
-        }
+        Self { image: elf(code, true) }
     }
 
     /// `code` is entered in 64-bit mode.
     pub fn linux64(code: &[u8]) -> Self {
-        Self {
-            image: elf(code, false),
-        }
+        Self { image: elf(code, false) }
     }
 
     /// Makes the kernel of `image` claim `bytes` of memory.

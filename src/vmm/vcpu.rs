@@ -78,15 +78,9 @@ impl Vcpu {
     /// startup interrupt.
     pub fn new(vm: &Vm, id: u8) -> Result<Self, VcpuError> {
         let setup = |what| {
-            move |source| VcpuError::Setup {
-                vcpu: id,
-                source: KvmError::Refused { what, source },
-            }
+            move |source| VcpuError::Setup { vcpu: id, source: KvmError::Refused { what, source } }
         };
-        let fd = vm
-            .fd()
-            .create_vcpu(id.into())
-            .map_err(setup("create the vCPU"))?;
+        let fd = vm.fd().create_vcpu(id.into()).map_err(setup("create the vCPU"))?;
         let cpuid = vm
             .cpuid()
             .of_vcpu(id)
@@ -104,17 +98,10 @@ impl Vcpu {
                 source: KvmError::Refused { what, source },
             }
         };
-        let mut sregs = self
-            .fd
-            .get_sregs()
-            .map_err(setup("read the system registers"))?;
+        let mut sregs = self.fd.get_sregs().map_err(setup("read the system registers"))?;
         entry.set_sregs(&mut sregs);
-        self.fd
-            .set_sregs(&sregs)
-            .map_err(setup("set the system registers"))?;
-        self.fd
-            .set_regs(&entry.regs())
-            .map_err(setup("set the registers"))
+        self.fd.set_sregs(&sregs).map_err(setup("set the system registers"))?;
+        self.fd.set_regs(&entry.regs()).map_err(setup("set the registers"))
     }
 
     /// Runs until the machine ends, by this vCPU's doing or another's. `before_first` is called
@@ -157,10 +144,7 @@ impl Vcpu {
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => Ok(None),
             Ok(VcpuExit::FailEntry(reason, cpu)) => Err(VcpuError::FailEntry { vcpu, reason, cpu }),
             Ok(VcpuExit::InternalError) => Err(self.internal_error()),
-            Ok(exit) => Err(VcpuError::Unexpected {
-                vcpu,
-                exit: format!("{exit:?}"),
-            }),
+            Ok(exit) => Err(VcpuError::Unexpected { vcpu, exit: format!("{exit:?}") }),
             // A kick; or a waiting processor was woken, which is to run again.
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Ok(None),
             Err(source) => Err(VcpuError::Run { vcpu, source }),
@@ -172,9 +156,7 @@ impl Vcpu {
         // SAFETY: this variant of the union is the one that KVM filled for this exit; all its
         // fields are integers.
         let internal = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal };
-        let count = usize::try_from(internal.ndata)
-            .unwrap_or(0)
-            .min(internal.data.len());
+        let count = usize::try_from(internal.ndata).unwrap_or(0).min(internal.data.len());
         VcpuError::Internal {
             vcpu: self.id,
             suberror: internal.suberror,

@@ -12,9 +12,8 @@ use crate::support::{Ampoule, code, read_until, signal};
 /// A container that runs until something ends it.
 fn running(ampoule: &Ampoule) -> Child {
     let script = "echo ready; while :; do sleep 1; done";
-    let mut child = ampoule.spawn(&[
-        "run", "--rm", "--name", "victim", "busybox", "sh", "-c", script,
-    ]);
+    let mut child =
+        ampoule.spawn(&["run", "--rm", "--name", "victim", "busybox", "sh", "-c", script]);
     read_until(child.stdout.as_mut().unwrap(), "ready\n");
     child
 }
@@ -22,11 +21,7 @@ fn running(ampoule: &Ampoule) -> Child {
 /// The container's monitor: the other process beside the command.
 fn monitor(ampoule: &Ampoule, command: &Child) -> Pid {
     let command = i32::try_from(command.id()).unwrap();
-    let others: Vec<i32> = ampoule
-        .processes()
-        .into_iter()
-        .filter(|pid| *pid != command)
-        .collect();
+    let others: Vec<i32> = ampoule.processes().into_iter().filter(|pid| *pid != command).collect();
     assert_eq!(others.len(), 1, "one monitor per sandbox");
     Pid::from_raw(others[0])
 }
@@ -40,10 +35,7 @@ fn a_killed_monitor_is_told_and_leaves_nothing() {
     let output = child.wait_with_output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(code(output.status), 125, "{told}");
-    assert!(
-        told.contains("the sandbox died") && told.contains("signal: 9"),
-        "{told}"
-    );
+    assert!(told.contains("the sandbox died") && told.contains("signal: 9"), "{told}");
     assert_eq!(ampoule.left(), [""; 0]);
     assert_eq!(ampoule.processes(), [0; 0]);
 }
@@ -57,11 +49,7 @@ fn what_a_killed_keeper_leaves_is_cleared_by_the_next_run() {
     signal(&child, Signal::SIGKILL);
     child.wait().unwrap();
     wait_for_end(monitor);
-    assert_ne!(
-        ampoule.left(),
-        [""; 0],
-        "a killed keeper clears nothing away itself"
-    );
+    assert_ne!(ampoule.left(), [""; 0], "a killed keeper clears nothing away itself");
     // The same name is free again, at once.
     let done = ampoule.output(&["run", "--rm", "--name", "victim", "busybox", "echo", "next"]);
     done.gives(0, "next\n");

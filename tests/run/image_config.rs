@@ -10,27 +10,11 @@ fn an_images_user_environment_and_working_directory_are_its_programs() {
     // ENTRYPOINT ["/bin/sh", "-c"], CMD ["id -u; …"].
     let ampoule = Ampoule::new();
     let expected = "1234\n2345\n2345 3456\n/srv/app\nhello\n/home/app\n";
-    ampoule
-        .output(&["run", "--rm", "nonroot"])
-        .gives(0, expected);
-    ampoule
-        .output(&["run", "--rm", "nonroot", "echo $GREETING"])
-        .gives(0, "hello\n");
-    let id = [
-        "run",
-        "--rm",
-        "-u",
-        "0",
-        "-w",
-        "/tmp",
-        "-e",
-        "GREETING=bye",
-        "nonroot",
-    ];
+    ampoule.output(&["run", "--rm", "nonroot"]).gives(0, expected);
+    ampoule.output(&["run", "--rm", "nonroot", "echo $GREETING"]).gives(0, "hello\n");
+    let id = ["run", "--rm", "-u", "0", "-w", "/tmp", "-e", "GREETING=bye", "nonroot"];
     let script = "id -u; pwd; echo $GREETING; touch /etc/x && echo writable";
-    ampoule
-        .output(&[&id[..], &[script]].concat())
-        .gives(0, "0\n/tmp\nbye\nwritable\n");
+    ampoule.output(&[&id[..], &[script]].concat()).gives(0, "0\n/tmp\nbye\nwritable\n");
 }
 
 #[test]
@@ -38,11 +22,7 @@ fn users_go_by_name_and_by_id() {
     needs_sandboxes!();
     let ampoule = Ampoule::new();
     let id = |user| ampoule.output(&["run", "--rm", "--entrypoint", "id", "-u", user, "nonroot"]);
-    assert!(
-        id("app").stdout.starts_with("uid=1234(app) gid=2345(app)"),
-        "{:?}",
-        id("app")
-    );
+    assert!(id("app").stdout.starts_with("uid=1234(app) gid=2345(app)"), "{:?}", id("app"));
     assert!(id("app:extra").stdout.contains("gid=3456(extra)"));
     assert!(id("4321:8765").stdout.starts_with("uid=4321 gid=8765"));
     id("nobody-here").fails(125, &["nobody-here"]);
@@ -53,27 +33,8 @@ fn entrypoint_hostname_environment_and_a_new_working_directory() {
     needs_sandboxes!();
     let ampoule = Ampoule::new();
     let script = "hostname; echo $A-$B; pwd";
-    let options = [
-        "--hostname",
-        "box",
-        "-e",
-        "A=1",
-        "-e",
-        "B=x y",
-        "-w",
-        "/new/dir",
-    ];
-    ampoule
-        .shell(&options, "busybox", script)
-        .gives(0, "box\n1-x y\n/new/dir\n");
-    let args = [
-        "run",
-        "--rm",
-        "--entrypoint",
-        "/bin/echo",
-        "busybox",
-        "-n",
-        "a",
-    ];
+    let options = ["--hostname", "box", "-e", "A=1", "-e", "B=x y", "-w", "/new/dir"];
+    ampoule.shell(&options, "busybox", script).gives(0, "box\n1-x y\n/new/dir\n");
+    let args = ["run", "--rm", "--entrypoint", "/bin/echo", "busybox", "-n", "a"];
     ampoule.output(&args).gives(0, "a");
 }

@@ -7,14 +7,7 @@ use crate::support::Ampoule;
 fn debian_runs_python_pipelines_and_apt() {
     needs_sandboxes!();
     let ampoule = Ampoule::new();
-    let python = [
-        "run",
-        "--rm",
-        "debian",
-        "python3",
-        "-c",
-        "print(sum(range(101)))",
-    ];
+    let python = ["run", "--rm", "debian", "python3", "-c", "print(sum(range(101)))"];
     ampoule.output(&python).gives(0, "5050\n");
     let pipeline = "printf 'b\\na\\nb\\n' | sort | uniq -c | awk '{print $2 $1}' | tr -d '\\n'";
     ampoule.shell(&[], "debian", pipeline).gives(0, "a1b2");
@@ -44,8 +37,9 @@ fn three_cpus_work_at_once() {
     needs_sandboxes!();
     // Each process can go on only while the other two run: no scheduler's slice helps.
     let script = "
-import os, mmap
-page = mmap.mmap(-1, 4096)
+import os
+page = os.memfd_create('turns')
+os.pwrite(page, bytes(3), 0)
 print(os.cpu_count(), flush=True)
 children = []
 for n in range(3):
@@ -53,15 +47,13 @@ for n in range(3):
     if pid == 0:
         os.sched_setaffinity(0, {n})
         for turn in range(50):
-            page[n] = turn + 1
-            while min(page[0], page[1], page[2]) < turn + 1: pass
+            os.pwrite(page, bytes([turn + 1]), n)
+            while min(os.pread(page, 3, 0)) < turn + 1: pass
         os._exit(0)
     children.append(pid)
 print([os.waitpid(pid, 0)[1] for pid in children])
 ";
-    let args = [
-        "run", "--rm", "--cpus", "3", "debian", "python3", "-c", script,
-    ];
+    let args = ["run", "--rm", "--cpus", "3", "debian", "python3", "-c", script];
     Ampoule::new().output(&args).gives(0, "3\n[0, 0, 0]\n");
 }
 
@@ -71,9 +63,7 @@ fn a_program_that_fills_its_memory_limit_is_killed() {
     let ampoule = Ampoule::new();
     let before = available_memory_kib();
     let script = "x = bytearray(1 << 20)\nall = []\nwhile True: all.append(bytes(x))";
-    let args = [
-        "run", "--name", "greedy", "-m", "64m", "debian", "python3", "-c", script,
-    ];
+    let args = ["run", "--name", "greedy", "-m", "64m", "debian", "python3", "-c", script];
     ampoule.output(&args).gives(137, "");
     let left = before.saturating_sub(available_memory_kib());
     assert!(left < 200 << 10, "the host lost {left} KiB of memory");
@@ -85,9 +75,6 @@ fn a_program_that_fills_its_memory_limit_is_killed() {
 
 fn available_memory_kib() -> u64 {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap();
-    let line = info
-        .lines()
-        .find(|line| line.starts_with("MemAvailable:"))
-        .unwrap();
+    let line = info.lines().find(|line| line.starts_with("MemAvailable:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

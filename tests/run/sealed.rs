@@ -24,7 +24,7 @@ echo x 2>/dev/null > /proc/sys/kernel/hostname || echo sysctls are read-only
     assert!(!said.starts_with(&host), "{said}");
     for line in [
         "\npid 1\nlo\n0::/\noverlay on / ",
-        "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero",
+        "\nfd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero ",
         "CapEff:\t00000000a80425fb\n",
         "CapBnd:\t00000000a80425fb\n",
         "CapAmb:\t0000000000000000\n",

@@ -26,12 +26,7 @@ fn ten_mebibytes_come_back_with_the_same_hash() {
     getrandom::fill(&mut bytes).unwrap();
     let hash = Sha256::digest(&bytes);
     let output = Ampoule::new().with_input(&["run", "--rm", "-i", "busybox", "cat"], bytes);
-    assert_eq!(
-        code(output.status),
-        0,
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert_eq!(code(output.status), 0, "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(Sha256::digest(&output.stdout), hash);
     assert!(output.stderr.is_empty());
 }
@@ -48,10 +43,8 @@ fn standard_error_is_byte_exact_too() {
 #[test]
 fn without_interactive_the_program_reads_an_end_of_file() {
     needs_sandboxes!();
-    let output = Ampoule::new().with_input(
-        &["run", "--rm", "busybox", "sh", "-c", "cat; echo end"],
-        b"unread".to_vec(),
-    );
+    let output = Ampoule::new()
+        .with_input(&["run", "--rm", "busybox", "sh", "-c", "cat; echo end"], b"unread".to_vec());
     assert_eq!(output.stdout, b"end\n");
 }
 
@@ -90,10 +83,7 @@ fn signals_reach_the_program() {
         read_until(child.stdout.as_mut().unwrap(), "ready\n");
         signal(&child, sent);
         let output = child.wait_with_output().unwrap();
-        assert_eq!(
-            String::from_utf8_lossy(&output.stdout),
-            format!("got {name}\n")
-        );
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("got {name}\n"));
         assert_eq!(code(output.status), status);
     }
     assert_eq!(ampoule.left(), [""; 0]);
@@ -102,11 +92,8 @@ fn signals_reach_the_program() {
 #[test]
 fn a_program_that_a_signal_ended_gives_128_and_the_signal() {
     needs_sandboxes!();
-    let done = Ampoule::new().shell(
-        &[],
-        "busybox",
-        "(kill -TERM $$) & sh -c 'kill -SEGV $$'; exit $?",
-    );
+    let done =
+        Ampoule::new().shell(&[], "busybox", "(kill -TERM $$) & sh -c 'kill -SEGV $$'; exit $?");
     assert!([139, 143].contains(&done.code), "{done:?}");
 }
 
@@ -130,19 +117,9 @@ fn a_program_deaf_to_three_requests_is_killed() {
 fn output_to_a_full_disk_is_told() {
     needs_sandboxes!();
     let ampoule = Ampoule::new();
-    let full = std::fs::OpenOptions::new()
-        .write(true)
-        .open("/dev/full")
-        .unwrap();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let mut command = ampoule.command(["run", "--rm", "busybox", "echo", "x"]);
-    let output = command
-        .stdout(full)
-        .stderr(Stdio::piped())
-        .output()
-        .unwrap();
+    let output = command.stdout(full).stderr(Stdio::piped()).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        told.contains("could not be written") && told.contains("No space left"),
-        "{told}"
-    );
+    assert!(told.contains("could not be written") && told.contains("No space left"), "{told}");
 }

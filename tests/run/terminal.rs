@@ -15,12 +15,7 @@ use crate::support::{Ampoule, code, read_until, signal};
 nix::ioctl_write_ptr_bad!(set_size, nix::libc::TIOCSWINSZ, Winsize);
 
 fn size(rows: u16, columns: u16) -> Winsize {
-    Winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    }
+    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
 #[test]
@@ -50,11 +45,7 @@ fn a_terminal_has_the_callers_size_follows_it_and_is_typed_to() {
     terminal.write_all(b"\n").unwrap();
     read_until(&mut terminal, "40 120\r\n");
     assert_eq!(code(child.wait().unwrap()), 5);
-    assert_eq!(
-        tcgetattr(&slave).unwrap(),
-        before,
-        "the caller's terminal was not restored"
-    );
+    assert_eq!(tcgetattr(&slave).unwrap(), before, "the caller's terminal was not restored");
 }
 
 #[test]

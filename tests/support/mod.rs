@@ -34,10 +34,7 @@ macro_rules! needs_sandboxes {
 pub fn can_boot() -> Result<(), String> {
     static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
     let ask = || {
-        let probe = Command::new(BIN)
-            .args(["doctor", "--probe"])
-            .output()
-            .unwrap();
+        let probe = Command::new(BIN).args(["doctor", "--probe"]).output().unwrap();
         let said = String::from_utf8_lossy(&probe.stdout).trim().to_owned();
         if said != "real" {
             return Err(format!("needs real KVM, this machine's is {said}"));
@@ -59,20 +56,13 @@ pub const BIN: &str = env!("CARGO_BIN_EXE_ampoule");
 
 /// Folder of the guest's kernel and initramfs.
 pub fn guest() -> PathBuf {
-    Path::new(BIN)
-        .parent()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .join("guest")
+    Path::new(BIN).parent().unwrap().parent().unwrap().join("guest")
 }
 
 /// Folder of the images that tests run, made by `tools/test`.
 pub fn images() -> PathBuf {
-    std::env::var_os("AMPOULE_TEST_IMAGES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/images"),
-        PathBuf::from,
-    )
+    std::env::var_os("AMPOULE_TEST_IMAGES")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/images"), PathBuf::from)
 }
 
 /// An ampoule with a state folder of its own and the shared store of test images.
@@ -89,10 +79,7 @@ impl Ampoule {
 
     /// With another image store.
     pub fn with_root(root: PathBuf) -> Self {
-        Self {
-            state: TempDir::new().unwrap(),
-            root,
-        }
+        Self { state: TempDir::new().unwrap(), root }
     }
 
     /// A command line.
@@ -154,12 +141,7 @@ impl Ampoule {
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
                 left.push(
-                    entry
-                        .path()
-                        .strip_prefix(self.state.path())
-                        .unwrap()
-                        .display()
-                        .to_string(),
+                    entry.path().strip_prefix(self.state.path()).unwrap().display().to_string(),
                 );
                 if entry.file_type().unwrap().is_dir() {
                     folders.push(entry.path());
@@ -185,9 +167,7 @@ impl Ampoule {
             exe == Path::new(BIN) && environ.windows(state.len()).any(|part| part == state)
         };
         let pids = std::fs::read_dir("/proc").unwrap().flatten();
-        pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(ours)
-            .collect()
+        pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(ours).collect()
     }
 }
 
@@ -222,11 +202,7 @@ impl Finished {
     /// Fails the test where the exit code or standard output is another one.
     #[track_caller]
     pub fn gives(&self, code: i32, stdout: &str) {
-        assert_eq!(
-            (self.code, self.stdout.as_str()),
-            (code, stdout),
-            "{self:?}"
-        );
+        assert_eq!((self.code, self.stdout.as_str()), (code, stdout), "{self:?}");
     }
 
     /// Fails the test where the exit code is another one or standard error lacks one of the words.
@@ -234,10 +210,7 @@ impl Finished {
     pub fn fails(&self, code: i32, words: &[&str]) {
         assert_eq!(self.code, code, "{self:?}");
         for word in words {
-            assert!(
-                self.stderr.contains(word),
-                "{word:?} is missing in {self:?}"
-            );
+            assert!(self.stderr.contains(word), "{word:?} is missing in {self:?}");
         }
     }
 }
@@ -245,9 +218,7 @@ impl Finished {
 /// Exit code, or minus the signal that ended the command.
 pub fn code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
-    status
-        .code()
-        .unwrap_or_else(|| -status.signal().unwrap_or(0))
+    status.code().unwrap_or_else(|| -status.signal().unwrap_or(0))
 }
 
 /// Reads until the text has come; fails the test where the stream ends before.
@@ -258,10 +229,9 @@ pub fn read_until(from: &mut impl Read, text: &str) -> String {
     while !read.ends_with(text.as_bytes()) {
         match from.read(&mut byte) {
             Ok(1) => read.push(byte[0]),
-            other => panic!(
-                "{other:?} before {text:?}; read so far: {}",
-                String::from_utf8_lossy(&read)
-            ),
+            other => {
+                panic!("{other:?} before {text:?}; read so far: {}", String::from_utf8_lossy(&read))
+            }
         }
     }
     String::from_utf8(read).unwrap()

@@ -46,9 +46,7 @@ pub fn read_bytes(from: &mut impl Read) -> Result<Vec<u8>, FrameError> {
         return Err(FrameError::TooLarge(u64::from(length)));
     }
     let mut body = Vec::new();
-    from.take(u64::from(length))
-        .read_to_end(&mut body)
-        .map_err(FrameError::Io)?;
+    from.take(u64::from(length)).read_to_end(&mut body).map_err(FrameError::Io)?;
     if body.len() as u64 != u64::from(length) {
         return Err(FrameError::Io(io::ErrorKind::UnexpectedEof.into()));
     }
@@ -105,25 +103,13 @@ mod tests {
     #[test]
     fn a_frame_beyond_the_limit_is_refused_before_its_body_is_read() {
         let bytes = (MAX_FRAME + 1).to_le_bytes();
-        assert!(matches!(
-            read_bytes(&mut bytes.as_slice()),
-            Err(FrameError::TooLarge(_))
-        ));
+        assert!(matches!(read_bytes(&mut bytes.as_slice()), Err(FrameError::TooLarge(_))));
     }
 
     #[test]
     fn an_end_between_frames_differs_from_an_end_inside_one() {
-        assert!(matches!(
-            read_bytes(&mut [].as_slice()),
-            Err(FrameError::Closed)
-        ));
-        assert!(matches!(
-            read_bytes(&mut [4, 0].as_slice()),
-            Err(FrameError::Io(_))
-        ));
-        assert!(matches!(
-            read_bytes(&mut [4, 0, 0, 0, b'1'].as_slice()),
-            Err(FrameError::Io(_))
-        ));
+        assert!(matches!(read_bytes(&mut [].as_slice()), Err(FrameError::Closed)));
+        assert!(matches!(read_bytes(&mut [4, 0].as_slice()), Err(FrameError::Io(_))));
+        assert!(matches!(read_bytes(&mut [4, 0, 0, 0, b'1'].as_slice()), Err(FrameError::Io(_))));
     }
 }

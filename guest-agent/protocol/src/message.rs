@@ -152,10 +152,7 @@ pub const INIT: &str = "init";
 impl ProcessId {
     /// The first process of `container`.
     pub fn init(container: &str) -> Self {
-        Self {
-            container: container.to_owned(),
-            process: init(),
-        }
+        Self { container: container.to_owned(), process: init() }
     }
 }
 
@@ -272,10 +269,7 @@ pub struct AgentError {
 impl AgentError {
     /// An error of a kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-        }
+        Self { kind, message: message.into() }
     }
 }
 

@@ -112,11 +112,9 @@ fn rule(spec: &LinuxDeviceCgroup) -> Result<Rule> {
     // The kernel's numbers have 12 and 20 bits.
     let number = |value: Option<i64>| match value {
         None | Some(-1) => Ok(None),
-        Some(value) => u32::try_from(value)
-            .ok()
-            .filter(|n| *n < 1 << 20)
-            .map(Some)
-            .ok_or_else(invalid),
+        Some(value) => {
+            u32::try_from(value).ok().filter(|n| *n < 1 << 20).map(Some).ok_or_else(invalid)
+        }
     };
     let mut access = 0;
     for letter in spec.access().as_deref().unwrap_or("rwm").chars() {
@@ -128,13 +126,7 @@ fn rule(spec: &LinuxDeviceCgroup) -> Result<Rule> {
         };
     }
     let (major, minor) = (number(spec.major())?, number(spec.minor())?);
-    Ok(Rule {
-        allow: spec.allow(),
-        kind,
-        major,
-        minor,
-        access,
-    })
+    Ok(Rule { allow: spec.allow(), kind, major, minor, access })
 }
 
 impl Rule {
@@ -155,11 +147,8 @@ impl Rule {
                 Instruction::EXIT,
             ]
         };
-        let conditions = [
-            (KIND, self.kind.map(u32::from)),
-            (MAJOR, self.major),
-            (MINOR, self.minor),
-        ];
+        let conditions =
+            [(KIND, self.kind.map(u32::from)), (MAJOR, self.major), (MINOR, self.minor)];
         let mut rule = verdict;
         for (register, value) in conditions.into_iter().rev() {
             if let Some(value) = value {
@@ -200,74 +189,34 @@ impl Instruction {
     const SET: u8 = 0xb7;
     const JUMP_UNEQUAL: u8 = 0x56;
     const JUMP_EQUAL: u8 = 0x16;
-    const EXIT: Self = Self {
-        opcode: 0x95,
-        registers: 0,
-        offset: 0,
-        immediate: 0,
-    };
+    const EXIT: Self = Self { opcode: 0x95, registers: 0, offset: 0, immediate: 0 };
 
     const fn load(to: u8, from: u8, offset: i16) -> Self {
-        Self {
-            opcode: Self::LOAD,
-            registers: to | from << 4,
-            offset,
-            immediate: 0,
-        }
+        Self { opcode: Self::LOAD, registers: to | from << 4, offset, immediate: 0 }
     }
 
     const fn and(register: u8, immediate: u32) -> Self {
-        Self {
-            opcode: Self::AND,
-            registers: register,
-            offset: 0,
-            immediate,
-        }
+        Self { opcode: Self::AND, registers: register, offset: 0, immediate }
     }
 
     const fn shift_right(register: u8, immediate: u32) -> Self {
-        Self {
-            opcode: Self::SHIFT_RIGHT,
-            registers: register,
-            offset: 0,
-            immediate,
-        }
+        Self { opcode: Self::SHIFT_RIGHT, registers: register, offset: 0, immediate }
     }
 
     const fn copy(to: u8, from: u8) -> Self {
-        Self {
-            opcode: Self::COPY,
-            registers: to | from << 4,
-            offset: 0,
-            immediate: 0,
-        }
+        Self { opcode: Self::COPY, registers: to | from << 4, offset: 0, immediate: 0 }
     }
 
     const fn set(register: u8, immediate: u32) -> Self {
-        Self {
-            opcode: Self::SET,
-            registers: register,
-            offset: 0,
-            immediate,
-        }
+        Self { opcode: Self::SET, registers: register, offset: 0, immediate }
     }
 
     const fn skip_if_not(register: u8, immediate: u32, count: i16) -> Self {
-        Self {
-            opcode: Self::JUMP_UNEQUAL,
-            registers: register,
-            offset: count,
-            immediate,
-        }
+        Self { opcode: Self::JUMP_UNEQUAL, registers: register, offset: count, immediate }
     }
 
     const fn skip_if(register: u8, immediate: u32, count: i16) -> Self {
-        Self {
-            opcode: Self::JUMP_EQUAL,
-            registers: register,
-            offset: count,
-            immediate,
-        }
+        Self { opcode: Self::JUMP_EQUAL, registers: register, offset: count, immediate }
     }
 }
 
@@ -326,12 +275,7 @@ fn attach(program: &OwnedFd, group: &impl AsFd) -> nix::Result<()> {
 unsafe fn bpf<T>(command: libc::c_int, attributes: &T) -> nix::Result<i32> {
     // SAFETY: the pointer and the size are those of one live value; the rest is the caller's.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_ref(attributes),
-            size_of::<T>(),
-        )
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
     };
     Errno::result(result).and_then(|fd| i32::try_from(fd).map_err(|_| Errno::EBADF))
 }
@@ -368,18 +312,15 @@ mod tests {
 
     /// What the specification says, access by access.
     fn expected(rules: &Rules, kind: u8, access: u8, major: u32, minor: u32) -> bool {
-        [MKNOD, READ, WRITE]
-            .into_iter()
-            .filter(|bit| access & bit != 0)
-            .all(|bit| {
-                let speaks = |rule: &&Rule| {
-                    rule.access & bit != 0
-                        && rule.kind.is_none_or(|k| k == kind)
-                        && rule.major.is_none_or(|m| m == major)
-                        && rule.minor.is_none_or(|m| m == minor)
-                };
-                rules.0.iter().rfind(speaks).is_some_and(|rule| rule.allow)
-            })
+        [MKNOD, READ, WRITE].into_iter().filter(|bit| access & bit != 0).all(|bit| {
+            let speaks = |rule: &&Rule| {
+                rule.access & bit != 0
+                    && rule.kind.is_none_or(|k| k == kind)
+                    && rule.major.is_none_or(|m| m == major)
+                    && rule.minor.is_none_or(|m| m == minor)
+            };
+            rules.0.iter().rfind(speaks).is_some_and(|rule| rule.allow)
+        })
     }
 
     fn rules(json: &str) -> Result<Rules> {
@@ -388,9 +329,7 @@ mod tests {
 
     #[test]
     fn only_the_default_devices_are_open_unasked() {
-        let program = rules(r#"[{"allow": false, "access": "rwm"}]"#)
-            .unwrap()
-            .compile();
+        let program = rules(r#"[{"allow": false, "access": "rwm"}]"#).unwrap().compile();
         assert!(interpret(&program, CHARACTER, READ | WRITE, 1, 3));
         assert!(interpret(&program, CHARACTER, READ | WRITE, 136, 7));
         assert!(interpret(&program, BLOCK, MKNOD, 254, 0));
@@ -421,20 +360,9 @@ mod tests {
 
     fn any_rule() -> impl Strategy<Value = Rule> {
         let some = |values: std::ops::Range<u32>| prop::option::of(values);
-        (
-            any::<bool>(),
-            prop::option::of(1u8..3),
-            some(0..3),
-            some(0..3),
-            0u8..8,
+        (any::<bool>(), prop::option::of(1u8..3), some(0..3), some(0..3), 0u8..8).prop_map(
+            |(allow, kind, major, minor, access)| Rule { allow, kind, major, minor, access },
         )
-            .prop_map(|(allow, kind, major, minor, access)| Rule {
-                allow,
-                kind,
-                major,
-                minor,
-                access,
-            })
     }
 
     proptest! {

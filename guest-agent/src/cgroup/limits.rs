@@ -17,9 +17,7 @@ pub struct Plan(Vec<(String, String)>);
 impl Plan {
     /// File name and value of each write.
     pub fn writes(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0
-            .iter()
-            .map(|(file, value)| (file.as_str(), value.as_str()))
+        self.0.iter().map(|(file, value)| (file.as_str(), value.as_str()))
     }
 
     fn add(&mut self, file: impl Into<String>, value: impl ToString) {
@@ -47,14 +45,7 @@ pub fn plan(resources: &LinuxResources) -> Result<Plan> {
     }
     if let Some(pids) = resources.pids() {
         let limit = pids.limit();
-        plan.add(
-            "pids.max",
-            if limit > 0 {
-                limit.to_string()
-            } else {
-                "max".into()
-            },
-        );
+        plan.add("pids.max", if limit > 0 { limit.to_string() } else { "max".into() });
     }
     if let Some(io) = resources.block_io() {
         plan_io(&mut plan, io)?;
@@ -66,18 +57,10 @@ pub fn plan(resources: &LinuxResources) -> Result<Plan> {
         }
         plan.add(format!("hugetlb.{size}.max"), huge.limit());
     }
-    if resources
-        .network()
-        .as_ref()
-        .is_some_and(|network| *network != <_>::default())
-    {
+    if resources.network().as_ref().is_some_and(|network| *network != <_>::default()) {
         return Err(unsupported("network"));
     }
-    if resources
-        .rdma()
-        .as_ref()
-        .is_some_and(|rdma| !rdma.is_empty())
-    {
+    if resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty()) {
         return Err(unsupported("rdma"));
     }
     plan_unified(&mut plan, resources)?;
@@ -96,10 +79,7 @@ fn plan_memory(plan: &mut Plan, memory: &LinuxMemory) -> Result<()> {
         return Err(unsupported("memory.swappiness"));
     }
     plan.add_some("memory.max", memory.limit().filter(|l| *l != 0).map(bytes));
-    plan.add_some(
-        "memory.low",
-        memory.reservation().filter(|r| *r != 0).map(bytes),
-    );
+    plan.add_some("memory.low", memory.reservation().filter(|r| *r != 0).map(bytes));
     if let Some(swap) = memory.swap().filter(|swap| *swap != 0) {
         plan.add("memory.swap.max", swap_beside(swap, memory.limit())?);
     }
@@ -107,11 +87,7 @@ fn plan_memory(plan: &mut Plan, memory: &LinuxMemory) -> Result<()> {
 }
 
 fn bytes(value: i64) -> String {
-    if value < 0 {
-        "max".to_owned()
-    } else {
-        value.to_string()
-    }
+    if value < 0 { "max".to_owned() } else { value.to_string() }
 }
 
 /// The specification's swap limit is that of memory and swap together.
@@ -144,10 +120,7 @@ fn plan_cpu(plan: &mut Plan, cpu: &LinuxCpu) -> Result<()> {
             Some(quota) if quota > 0 => quota.to_string(),
             _ => "max".to_owned(),
         };
-        let period = cpu
-            .period()
-            .filter(|p| *p != 0)
-            .unwrap_or(DEFAULT_CPU_PERIOD);
+        let period = cpu.period().filter(|p| *p != 0).unwrap_or(DEFAULT_CPU_PERIOD);
         plan.add("cpu.max", format!("{quota} {period}"));
     }
     plan.add_some("cpu.max.burst", cpu.burst());
@@ -166,11 +139,7 @@ fn plan_io(plan: &mut Plan, io: &LinuxBlockIo) -> Result<()> {
     if io.leaf_weight().is_some_and(|w| w != 0) {
         return Err(unsupported("blockIO.leafWeight"));
     }
-    if io
-        .weight_device()
-        .as_ref()
-        .is_some_and(|devices| !devices.is_empty())
-    {
+    if io.weight_device().as_ref().is_some_and(|devices| !devices.is_empty()) {
         return Err(unsupported("blockIO.weightDevice"));
     }
     if let Some(weight) = io.weight().filter(|w| *w != 0) {
@@ -211,9 +180,7 @@ fn plan_unified(plan: &mut Plan, resources: &LinuxResources) -> Result<()> {
     entries.sort();
     for (file, value) in entries {
         let valid = file.contains('.')
-            && file
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_'));
+            && file.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_'));
         if !valid || file.starts_with('.') || file.starts_with("cgroup.") {
             return Err(Error::Invalid(format!("linux.resources.unified: {file:?}")));
         }
@@ -242,20 +209,13 @@ mod tests {
     #[test]
     fn nothing_asked_is_nothing_written() {
         assert_eq!(planned("{}").unwrap(), []);
-        assert_eq!(
-            planned(r#"{"memory":{"limit":0},"cpu":{"shares":0}}"#).unwrap(),
-            []
-        );
+        assert_eq!(planned(r#"{"memory":{"limit":0},"cpu":{"shares":0}}"#).unwrap(), []);
     }
 
     #[test]
     fn memory_and_swap_are_apart_in_v2() {
         let writes = planned(r#"{"memory":{"limit":1000,"swap":1500,"reservation":500}}"#).unwrap();
-        let expected = [
-            ("memory.max", "1000"),
-            ("memory.low", "500"),
-            ("memory.swap.max", "500"),
-        ];
+        let expected = [("memory.max", "1000"), ("memory.low", "500"), ("memory.swap.max", "500")];
         assert_eq!(writes, expected.map(|(f, v)| (f.to_owned(), v.to_owned())));
         assert!(planned(r#"{"memory":{"limit":1000,"swap":500}}"#).is_err());
         assert!(planned(r#"{"memory":{"swap":500}}"#).is_err());
@@ -264,24 +224,15 @@ mod tests {
 
     #[test]
     fn cpu_shares_become_a_weight() {
-        assert_eq!(
-            (cpu_weight(2), cpu_weight(1024), cpu_weight(262_144)),
-            (1, 39, 10_000)
-        );
+        assert_eq!((cpu_weight(2), cpu_weight(1024), cpu_weight(262_144)), (1, 39, 10_000));
         assert_eq!(one(r#"{"cpu":{"quota":50000}}"#).1, "50000 100000");
         assert_eq!(one(r#"{"cpu":{"quota":-1,"period":50000}}"#).1, "max 50000");
-        assert_eq!(
-            one(r#"{"cpu":{"cpus":"0-1"}}"#),
-            ("cpuset.cpus".into(), "0-1".into())
-        );
+        assert_eq!(one(r#"{"cpu":{"cpus":"0-1"}}"#), ("cpuset.cpus".into(), "0-1".into()));
     }
 
     #[test]
     fn pids_without_limit_are_max() {
-        assert_eq!(
-            one(r#"{"pids":{"limit":100}}"#),
-            ("pids.max".into(), "100".into())
-        );
+        assert_eq!(one(r#"{"pids":{"limit":100}}"#), ("pids.max".into(), "100".into()));
         assert_eq!(one(r#"{"pids":{"limit":-1}}"#).1, "max");
     }
 
@@ -303,27 +254,14 @@ mod tests {
             r#"{"rdma":{"mlx":{"hcaHandles":1}}}"#,
             r#"{"blockIO":{"leafWeight":10}}"#,
         ] {
-            assert!(
-                matches!(planned(json), Err(Error::Unsupported(_))),
-                "{json}"
-            );
+            assert!(matches!(planned(json), Err(Error::Unsupported(_))), "{json}");
         }
     }
 
     #[test]
     fn unified_names_files_of_the_group_and_no_others() {
-        assert_eq!(
-            one(r#"{"unified":{"memory.high":"1000"}}"#).0,
-            "memory.high"
-        );
-        for file in [
-            "../memory.high",
-            "cgroup.procs",
-            "cgroup.kill",
-            "a/b.c",
-            "memory",
-            "",
-        ] {
+        assert_eq!(one(r#"{"unified":{"memory.high":"1000"}}"#).0, "memory.high");
+        for file in ["../memory.high", "cgroup.procs", "cgroup.kill", "a/b.c", "memory", ""] {
             let json = format!(r#"{{"unified":{{"{file}":"1"}}}}"#);
             assert!(planned(&json).is_err(), "{file}");
         }

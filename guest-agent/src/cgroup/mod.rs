@@ -22,10 +22,7 @@ const MAX_GROUPS: usize = 4096;
 pub fn enable_controllers() -> Result<()> {
     let file = Path::new(ROOT).join("cgroup.controllers");
     let names = fs::read_to_string(&file).doing(|| format!("read {}", file.display()))?;
-    let all: Vec<String> = names
-        .split_whitespace()
-        .map(|name| format!("+{name}"))
-        .collect();
+    let all: Vec<String> = names.split_whitespace().map(|name| format!("+{name}")).collect();
     if all.is_empty() {
         return Ok(());
     }
@@ -44,9 +41,7 @@ impl Cgroup {
     /// that the kernel has there. `linux.cgroupsPath` does not matter here: it names a place in
     /// the host's hierarchy.
     pub fn of_container(name: &str) -> Self {
-        Self {
-            path: Path::new(ROOT).join(format!("container-{name}")),
-        }
+        Self { path: Path::new(ROOT).join(format!("container-{name}")) }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -76,10 +71,7 @@ impl Cgroup {
     /// The file that takes new members.
     pub fn procs(&self) -> Result<File> {
         let file = self.file("cgroup.procs");
-        OpenOptions::new()
-            .write(true)
-            .open(&file)
-            .doing(|| format!("open {}", file.display()))
+        OpenOptions::new().write(true).open(&file).doing(|| format!("open {}", file.display()))
     }
 
     /// The file whose changes tell of processes that were killed for want of memory; none where
@@ -90,8 +82,7 @@ impl Cgroup {
 
     /// How many of its processes were killed for want of memory.
     pub fn oom_kills(&self) -> u64 {
-        self.memory_events()
-            .map_or(0, |mut file| read_oom_kills(&mut file))
+        self.memory_events().map_or(0, |mut file| read_oom_kills(&mut file))
     }
 
     /// Kills all its processes, also those in groups below it.

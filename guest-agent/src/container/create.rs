@@ -18,11 +18,7 @@ use crate::{Agent, spec};
 pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i32> {
     name::check("container", &request.container)?;
     let process = spec::check(&request.spec)?;
-    let resources = request
-        .spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.resources().as_ref());
+    let resources = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let limits = resources.map_or_else(|| Ok(limits::Plan::default()), limits::plan)?;
     let rules = resources.and_then(|resources| resources.devices().as_deref());
     let rules = devices::Rules::new(rules.unwrap_or_default())?;
@@ -55,9 +51,7 @@ fn populate(
 ) -> Result<i32> {
     container.cgroup.create()?;
     container.cgroup.apply(limits)?;
-    agent
-        .watcher
-        .watch_memory(&container.name, &container.cgroup);
+    agent.watcher.watch_memory(&container.name, &container.cgroup);
     let on_exit = {
         let container = container.clone();
         move |process: &Process, code| container.init_exited(process, code)

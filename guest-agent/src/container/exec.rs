@@ -16,10 +16,7 @@ pub fn exec(agent: &'static Agent, request: Exec, body: &[u8]) -> Result<i32> {
     let container = agent.containers.find(&request.container)?;
     container.state().may_exec(&container.name)?;
     if container.process(&request.process).is_ok() {
-        return Err(Error::AlreadyExists {
-            what: "process",
-            name: request.process,
-        });
+        return Err(Error::AlreadyExists { what: "process", name: request.process });
     }
     let init = container.process(INIT)?;
     let stdio = Stdio::new(&request.stdio, request.spec.terminal().unwrap_or(false))?;
@@ -29,9 +26,7 @@ pub fn exec(agent: &'static Agent, request: Exec, body: &[u8]) -> Result<i32> {
         move |process: &Process, code| process.exited(container.exit_status(code))
     };
     let launched = Launch {
-        job: Job::Join {
-            namespaces: container.namespaces,
-        },
+        job: Job::Join { namespaces: container.namespaces },
         requests: &[body, &container.request],
         cgroup: &container.cgroup,
         join: Some(init.pidfd()),
@@ -53,11 +48,7 @@ impl Container {
     /// Forgets a process that never executed its program.
     fn forget(&self, name: &str, process: &std::sync::Arc<Process>) {
         let mut processes = self.processes();
-        if processes
-            .by_name
-            .get(name)
-            .is_some_and(|p| std::sync::Arc::ptr_eq(p, process))
-        {
+        if processes.by_name.get(name).is_some_and(|p| std::sync::Arc::ptr_eq(p, process)) {
             processes.by_name.remove(name);
             processes.order.retain(|n| n != name);
         }

@@ -49,9 +49,7 @@ pub fn launch(
         report => return Err(unexpected(report)),
     };
     let watched = process.clone();
-    agent
-        .reaper
-        .watch(process.pid(), move |code| on_exit(&watched, code));
+    agent.reaper.watch(process.pid(), move |code| on_exit(&watched, code));
     // From here on the process is ours: whatever fails must not leave it behind.
     let finished = channel::order(&control, Order::LetGo)
         .and_then(|()| finish(agent, &control, launch.stdio, &process));
@@ -93,10 +91,7 @@ pub fn start(control: &UnixStream) -> Result<()> {
 fn receive(control: &UnixStream) -> Result<(Report, Vec<OwnedFd>)> {
     match channel::receive(control)? {
         Some(message) => Ok(message),
-        None => Err(Error::system(
-            "set up the process",
-            std::io::ErrorKind::UnexpectedEof,
-        )),
+        None => Err(Error::system("set up the process", std::io::ErrorKind::UnexpectedEof)),
     }
 }
 

@@ -61,9 +61,7 @@ impl Container {
     }
 
     fn processes(&self) -> MutexGuard<'_, Processes> {
-        self.processes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn control(&self) -> MutexGuard<'_, Option<UnixStream>> {
@@ -75,10 +73,7 @@ impl Container {
             .by_name
             .get(name)
             .cloned()
-            .ok_or_else(|| Error::NotFound {
-                what: "process",
-                name: name.to_owned(),
-            })
+            .ok_or_else(|| Error::NotFound { what: "process", name: name.to_owned() })
     }
 
     /// # Errors
@@ -86,10 +81,7 @@ impl Container {
     fn add_process(&self, name: &str, process: Arc<Process>) -> Result<()> {
         let mut processes = self.processes();
         if processes.by_name.contains_key(name) {
-            return Err(Error::AlreadyExists {
-                what: "process",
-                name: name.to_owned(),
-            });
+            return Err(Error::AlreadyExists { what: "process", name: name.to_owned() });
         }
         processes.forget_ended();
         if name != INIT {
@@ -101,10 +93,7 @@ impl Container {
 
     /// The status of an exit that was seen just now.
     fn exit_status(&self, code: i32) -> ExitStatus {
-        ExitStatus {
-            code,
-            oom_killed: self.cgroup.oom_kills() > 0,
-        }
+        ExitStatus { code, oom_killed: self.cgroup.oom_kills() > 0 }
     }
 
     /// Where the first process shares its pid namespace, its end leaves others behind.
@@ -150,20 +139,14 @@ impl Containers {
         self.lock()
             .get(name)
             .cloned()
-            .ok_or_else(|| Error::NotFound {
-                what: "container",
-                name: name.to_owned(),
-            })
+            .ok_or_else(|| Error::NotFound { what: "container", name: name.to_owned() })
     }
 
     fn add(&self, container: Arc<Container>) -> Result<()> {
         let mut all = self.lock();
         if all.contains_key(&container.name) {
             let name = container.name.clone();
-            return Err(Error::AlreadyExists {
-                what: "container",
-                name,
-            });
+            return Err(Error::AlreadyExists { what: "container", name });
         }
         all.insert(container.name.clone(), container);
         Ok(())
@@ -197,17 +180,9 @@ pub fn resize(agent: &Agent, id: &ProcessId, rows: u16, columns: u16) -> Result<
     nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, libc::winsize);
     let process = find(agent, id)?;
     let Some(master) = process.terminal() else {
-        return Err(Error::WrongState(format!(
-            "process {:?} has no terminal",
-            id.process
-        )));
+        return Err(Error::WrongState(format!("process {:?} has no terminal", id.process)));
     };
-    let size = libc::winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCSWINSZ reads one winsize behind the pointer, which is to a live one.
     unsafe { set_window_size(master.as_raw_fd(), &raw const size) }
         .doing(|| "resize the terminal")

@@ -13,11 +13,7 @@ pub fn check(what: &str, name: &str) -> Result<()> {
         && name.len() <= MAX
         && !name.starts_with(['.', '-'])
         && name.chars().all(allowed);
-    if valid {
-        Ok(())
-    } else {
-        Err(Error::Invalid(format!("{name:?} is no name of a {what}")))
-    }
+    if valid { Ok(()) } else { Err(Error::Invalid(format!("{name:?} is no name of a {what}"))) }
 }
 
 #[cfg(test)]
@@ -29,18 +25,7 @@ mod tests {
         for good in ["a", "web-1.2_3", "A", &"x".repeat(64)] {
             assert!(check("container", good).is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            ".",
-            "..",
-            "-f",
-            ".hidden",
-            "a/b",
-            "a b",
-            "ä",
-            "a\0",
-            &"x".repeat(65),
-        ] {
+        for bad in ["", ".", "..", "-f", ".hidden", "a/b", "a b", "ä", "a\0", &"x".repeat(65)] {
             assert!(check("container", bad).is_err(), "{bad}");
         }
     }

@@ -106,10 +106,7 @@ impl Process {
             match status.exit {
                 Some(exit) if status.open_outputs == 0 => return exit,
                 _ => {
-                    status = self
-                        .changed
-                        .wait(status)
-                        .unwrap_or_else(PoisonError::into_inner);
+                    status = self.changed.wait(status).unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
@@ -122,10 +119,7 @@ impl Process {
         self.abandon(streams);
         let mut status = self.status();
         while status.exit.is_none() {
-            status = self
-                .changed
-                .wait(status)
-                .unwrap_or_else(PoisonError::into_inner);
+            status = self.changed.wait(status).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -150,10 +144,7 @@ impl Process {
     fn abandon(&self, streams: &Streams) {
         let (tokens, connections) = {
             let mut status = self.status();
-            (
-                std::mem::take(&mut status.tokens),
-                std::mem::take(&mut status.connections),
-            )
+            (std::mem::take(&mut status.tokens), std::mem::take(&mut status.connections))
         };
         for token in tokens {
             streams.forget(&token);

@@ -11,18 +11,12 @@ pub fn start(agent: &Agent, id: &ProcessId) -> Result<()> {
     let container = agent.containers.find(&id.container)?;
     if id.process != INIT {
         container.process(&id.process)?;
-        return Err(Error::WrongState(format!(
-            "process {:?} was started already",
-            id.process
-        )));
+        return Err(Error::WrongState(format!("process {:?} was started already", id.process)));
     }
     container.state().start(&container.name)?;
     let control = container.control().take();
     match control {
         Some(control) => launch::start(&control),
-        None => Err(Error::WrongState(format!(
-            "container {:?} was started",
-            container.name
-        ))),
+        None => Err(Error::WrongState(format!("container {:?} was started", container.name))),
     }
 }

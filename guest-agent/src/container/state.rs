@@ -69,9 +69,7 @@ impl State {
             Self::Running => "running",
             Self::Stopped => "stopped",
         };
-        Err(Error::WrongState(format!(
-            "container {name:?} is {state} and cannot be {action}"
-        )))
+        Err(Error::WrongState(format!("container {name:?} is {state} and cannot be {action}")))
     }
 }
 

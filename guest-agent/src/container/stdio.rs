@@ -34,24 +34,17 @@ impl Stdio {
     /// # Errors
     /// Streams and `process.terminal` contradict each other.
     pub fn new(streams: &message::Stdio, terminal: bool) -> Result<Self> {
-        let mut stdio = Self {
-            process_side: Vec::new(),
-            agent_side: Vec::new(),
-        };
+        let mut stdio = Self { process_side: Vec::new(), agent_side: Vec::new() };
         match (&streams.terminal, terminal) {
             (Some(token), true) => {
                 if streams.stdin.is_some() || streams.stdout.is_some() || streams.stderr.is_some() {
-                    return Err(Error::Invalid(
-                        "a terminal takes the place of the pipes".into(),
-                    ));
+                    return Err(Error::Invalid("a terminal takes the place of the pipes".into()));
                 }
                 stdio.agent_side.push((token.clone(), Side::Terminal));
             }
             (None, true) => return Err(Error::Invalid("a terminal needs a stream".into())),
             (Some(_), false) => {
-                return Err(Error::Invalid(
-                    "a terminal stream without process.terminal".into(),
-                ));
+                return Err(Error::Invalid("a terminal stream without process.terminal".into()));
             }
             (None, false) => {
                 stdio.add_input(streams.stdin.as_ref())?;
@@ -85,8 +78,7 @@ impl Stdio {
     /// The agent's own: the container's `/dev/null` is whatever its image makes of it.
     fn add_null(&mut self) -> Result<()> {
         let null = OpenOptions::new().read(true).write(true).open("/dev/null");
-        self.process_side
-            .push(null.doing(|| "open /dev/null")?.into());
+        self.process_side.push(null.doing(|| "open /dev/null")?.into());
         Ok(())
     }
 

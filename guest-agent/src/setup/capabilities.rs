@@ -54,8 +54,7 @@ fn named(
         .flatten()
         .map(|capability| {
             let name = format!("CAP_{capability}");
-            name.parse::<Capability>()
-                .map_err(|_| Error::Unsupported(format!("capability {name}")))
+            name.parse::<Capability>().map_err(|_| Error::Unsupported(format!("capability {name}")))
         })
         .collect()
 }

@@ -51,9 +51,7 @@ pub fn send(
 /// Sends a frame's body that was received elsewhere.
 pub fn send_body(mut socket: &UnixStream, body: &[u8]) -> Result<()> {
     let action = || "send to the other side of the set-up";
-    let length = u32::try_from(body.len())
-        .map_err(std::io::Error::other)
-        .doing(action)?;
+    let length = u32::try_from(body.len()).map_err(std::io::Error::other).doing(action)?;
     socket.write_all(&length.to_le_bytes()).doing(action)?;
     socket.write_all(body).doing(action)
 }
@@ -85,10 +83,7 @@ fn receive_first(socket: &UnixStream, bytes: &mut [u8]) -> Result<(usize, Vec<Ow
         if let ControlMessageOwned::ScmRights(fds) = control {
             // SAFETY: the kernel installed these descriptors for this message just now, and
             // nothing else owns them.
-            descriptors.extend(
-                fds.into_iter()
-                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
-            );
+            descriptors.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
     Ok((message.bytes, descriptors))
@@ -96,9 +91,7 @@ fn receive_first(socket: &UnixStream, bytes: &mut [u8]) -> Result<(usize, Vec<Ow
 
 /// Gives an order.
 pub fn order(mut socket: &UnixStream, order: Order) -> Result<()> {
-    socket
-        .write_all(&[order as u8])
-        .doing(|| "give the setup stage its order")
+    socket.write_all(&[order as u8]).doing(|| "give the setup stage its order")
 }
 
 /// Blocks until an order comes; false at the socket's end.
@@ -107,19 +100,16 @@ pub fn await_order(mut socket: &UnixStream, expected: Order) -> Result<bool> {
     match socket.read(&mut byte).doing(|| "await the agent's order")? {
         0 => Ok(false),
         _ if byte == [expected as u8] => Ok(true),
-        _ => Err(Error::Invalid(format!(
-            "order {byte:?} in place of {expected:?}"
-        ))),
+        _ => Err(Error::Invalid(format!("order {byte:?} in place of {expected:?}"))),
     }
 }
 
 fn failed(error: FrameError) -> Error {
     match error {
         FrameError::Io(e) => Error::system("talk to the other side of the set-up", e),
-        other => Error::system(
-            "talk to the other side of the set-up",
-            std::io::Error::other(other),
-        ),
+        other => {
+            Error::system("talk to the other side of the set-up", std::io::Error::other(other))
+        }
     }
 }
 

@@ -93,10 +93,7 @@ fn set_names(spec: &Spec) -> Result<()> {
 fn personality(spec: &Spec) -> Result<()> {
     use oci_spec::runtime::LinuxPersonalityDomain::{PerLinux, PerLinux32};
     const PER_LINUX32: libc::c_ulong = 8;
-    let asked = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.personality().as_ref());
+    let asked = spec.linux().as_ref().and_then(|linux| linux.personality().as_ref());
     let Some(personality) = asked else {
         return Ok(());
     };
@@ -106,7 +103,5 @@ fn personality(spec: &Spec) -> Result<()> {
     };
     // SAFETY: personality takes one integer.
     let result = unsafe { libc::personality(persona) };
-    nix::errno::Errno::result(result)
-        .doing(|| "set the personality")
-        .map(drop)
+    nix::errno::Errno::result(result).doing(|| "set the personality").map(drop)
 }

@@ -20,10 +20,7 @@ pub fn enter(root: &Root, path: &Path) -> Result<()> {
     // The kernel names a directory beyond the root "(unreachable)".
     match getcwd() {
         Ok(directory) if directory.is_absolute() => Ok(()),
-        Ok(_) => Err(Error::Invalid(format!(
-            "working directory {} left the root",
-            path.display()
-        ))),
+        Ok(_) => Err(Error::Invalid(format!("working directory {} left the root", path.display()))),
         Err(e) => Err(e).doing(action),
     }
 }

@@ -48,26 +48,13 @@ pub fn make_all(spec: &Spec, root: &Root) -> Result<()> {
     if is_dev_bound(spec) {
         return Ok(());
     }
-    let configured = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.devices().as_deref());
+    let configured = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref());
     let configured = configured.unwrap_or_default();
     for (path, major, minor) in DEFAULT {
         let path = Path::new(path);
         if !configured.iter().any(|device| device.path() == path) {
             let device = makedev(major, minor);
-            make(
-                root,
-                &Node {
-                    path,
-                    kind: SFlag::S_IFCHR,
-                    device,
-                    mode: 0o666,
-                    uid: 0,
-                    gid: 0,
-                },
-            )?;
+            make(root, &Node { path, kind: SFlag::S_IFCHR, device, mode: 0o666, uid: 0, gid: 0 })?;
         }
     }
     for device in configured {
@@ -82,11 +69,7 @@ pub fn make_all(spec: &Spec, root: &Root) -> Result<()> {
 fn is_dev_bound(spec: &Spec) -> bool {
     spec.mounts().iter().flatten().any(|mount| {
         let bound = mount.typ().as_deref() == Some("bind")
-            || mount
-                .options()
-                .iter()
-                .flatten()
-                .any(|o| o == "bind" || o == "rbind");
+            || mount.options().iter().flatten().any(|o| o == "bind" || o == "rbind");
         bound && mount.destination() == Path::new("/dev")
     })
 }
@@ -119,13 +102,7 @@ fn node(device: &LinuxDevice) -> Result<Node<'_>> {
 fn make(root: &Root, node: &Node<'_>) -> Result<()> {
     let action = || format!("make the device {}", node.path.display());
     let (directory, name) = root.make_parent(node.path)?;
-    match mknodat(
-        &directory,
-        name.as_path(),
-        node.kind,
-        Mode::empty(),
-        node.device,
-    ) {
+    match mknodat(&directory, name.as_path(), node.kind, Mode::empty(), node.device) {
         Ok(()) => {}
         Err(Errno::EEXIST) => {
             let flags = AtFlags::AT_SYMLINK_NOFOLLOW;

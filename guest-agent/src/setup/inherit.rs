@@ -26,10 +26,7 @@ pub fn process(exec: Exec, container: Create) -> (Process, Option<UserName>) {
         spec.set_cwd(first.cwd().clone());
     }
     let own = spec.env().clone().unwrap_or_default();
-    spec.set_env(Some(environment(
-        first.env().as_deref().unwrap_or_default(),
-        own,
-    )));
+    spec.set_env(Some(environment(first.env().as_deref().unwrap_or_default(), own)));
     if exec.user.is_none() && *spec.user() == User::default() {
         spec.set_user(first.user().clone());
         return (spec, container.user);

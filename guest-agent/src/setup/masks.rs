@@ -37,9 +37,9 @@ fn with(
     let open = || root.open_in(path, OFlag::O_PATH);
     match open() {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
-        target => target
-            .and_then(|target| action(&target, &open))
-            .doing(|| format!("{verb} {path}")),
+        target => {
+            target.and_then(|target| action(&target, &open)).doing(|| format!("{verb} {path}"))
+        }
     }
 }
 
@@ -62,20 +62,8 @@ fn mask(target: &OwnedFd) -> nix::Result<()> {
     let kind = SFlag::from_bits_truncate(fstat(target)?.st_mode) & SFlag::S_IFMT;
     let path = path_of(target);
     if kind == SFlag::S_IFDIR {
-        mount(
-            Some("tmpfs"),
-            path.as_str(),
-            Some("tmpfs"),
-            MsFlags::MS_RDONLY,
-            Some("size=0k"),
-        )
+        mount(Some("tmpfs"), path.as_str(), Some("tmpfs"), MsFlags::MS_RDONLY, Some("size=0k"))
     } else {
-        mount(
-            Some("/dev/null"),
-            path.as_str(),
-            NONE,
-            MsFlags::MS_BIND,
-            NONE,
-        )
+        mount(Some("/dev/null"), path.as_str(), NONE, MsFlags::MS_BIND, NONE)
     }
 }

@@ -82,18 +82,9 @@ impl Target {
         let out_of_turn = || Error::Invalid("the job's request is another one".into());
         match (job, request(control)?) {
             (Job::Create, Request::Create(create)) => {
-                let Create {
-                    mut spec,
-                    rootfs,
-                    user,
-                    ..
-                } = *create;
+                let Create { mut spec, rootfs, user, .. } = *create;
                 let process = spec.process_mut().take().ok_or_else(out_of_turn)?;
-                Ok(Self {
-                    process,
-                    user,
-                    container: Some((spec, rootfs)),
-                })
+                Ok(Self { process, user, container: Some((spec, rootfs)) })
             }
             (Job::Join { .. }, Request::Exec(exec)) => {
                 let Request::Create(create) = request(control)? else {
@@ -101,11 +92,7 @@ impl Target {
                 };
                 let (process, user) = inherit::process(*exec, *create);
                 crate::spec::check_process(&process)?;
-                Ok(Self {
-                    process,
-                    user,
-                    container: None,
-                })
+                Ok(Self { process, user, container: None })
             }
             _ => Err(out_of_turn()),
         }
@@ -152,11 +139,7 @@ impl Descriptors {
         if stdio.len() != expected {
             return Err(missing());
         }
-        Ok(Self {
-            cgroup,
-            join,
-            stdio,
-        })
+        Ok(Self { cgroup, join, stdio })
     }
 }
 
@@ -223,11 +206,7 @@ fn become_process(control: &UnixStream) -> Result<()> {
         ForkResult::Child => {
             drop(parent_end);
             wait_for_end(parent_lives)?;
-            let Target {
-                process,
-                user,
-                container,
-            } = target;
+            let Target { process, user, container } = target;
             let prepared = match container {
                 Some((spec, rootfs)) => {
                     create::prepare(&spec, &rootfs, process, user, descriptors.stdio)?
@@ -244,22 +223,13 @@ fn hide() -> Result<()> {
     nix::sys::prctl::set_dumpable(false).doing(|| "become undumpable")?;
     // SAFETY: close_range takes three integers; close-on-exec closes nothing in this process.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
     };
-    nix::errno::Errno::result(result)
-        .doing(|| "mark descriptors close-on-exec")
-        .map(drop)
+    nix::errno::Errno::result(result).doing(|| "mark descriptors close-on-exec").map(drop)
 }
 
 fn enter_cgroup(procs: &OwnedFd) -> Result<()> {
-    nix::unistd::write(procs, b"0")
-        .doing(|| "enter the cgroup")
-        .map(drop)
+    nix::unistd::write(procs, b"0").doing(|| "enter the cgroup").map(drop)
 }
 
 /// Blocks until the setup stage's first process has exited: it alone has the other end.

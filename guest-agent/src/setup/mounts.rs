@@ -30,15 +30,9 @@ pub fn finish(spec: &Spec, root: &Root) -> Result<()> {
     for entry in spec.mounts().iter().flatten() {
         let options = parse(entry)?;
         if is_made_read_only_last(entry, &options) {
-            let action = || {
-                format!(
-                    "make the mount at {} read-only",
-                    entry.destination().display()
-                )
-            };
-            let target = root
-                .open_in(entry.destination(), OFlag::O_PATH)
-                .doing(action)?;
+            let action =
+                || format!("make the mount at {} read-only", entry.destination().display());
+            let target = root.open_in(entry.destination(), OFlag::O_PATH).doing(action)?;
             remount(&target, options.flags).doing(action)?;
         }
     }
@@ -49,10 +43,7 @@ fn parse(entry: &Mount) -> Result<Options> {
     let list = entry.options().as_deref().unwrap_or_default();
     options::parse(list).map_err(|e| match e {
         OptionsError::Unsupported(option) => Error::Unsupported(format!("mount option {option:?}")),
-        other => Error::Invalid(format!(
-            "mount at {}: {other}",
-            entry.destination().display()
-        )),
+        other => Error::Invalid(format!("mount at {}: {other}", entry.destination().display())),
     })
 }
 
@@ -71,9 +62,7 @@ fn mount_one(entry: &Mount, options: &Options, root: &Root, own_cgroup: bool) ->
     let kind = match kind {
         "cgroup" | "cgroup2" if own_cgroup => "cgroup2",
         "cgroup" | "cgroup2" => {
-            return Err(Error::Unsupported(
-                "a cgroup mount without a cgroup namespace".into(),
-            ));
+            return Err(Error::Unsupported("a cgroup mount without a cgroup namespace".into()));
         }
         kind => kind,
     };
@@ -84,18 +73,8 @@ fn mount_one(entry: &Mount, options: &Options, root: &Root, own_cgroup: bool) ->
     let action = || format!("mount {kind} on {}", entry.destination().display());
     let target = root.make_directory(entry.destination())?;
     let data = Some(options.data.as_str()).filter(|data| !data.is_empty());
-    let source = entry
-        .source()
-        .clone()
-        .unwrap_or_else(|| PathBuf::from(kind));
-    mount(
-        Some(&source),
-        path_of(&target).as_str(),
-        Some(kind),
-        flags,
-        data,
-    )
-    .doing(action)?;
+    let source = entry.source().clone().unwrap_or_else(|| PathBuf::from(kind));
+    mount(Some(&source), path_of(&target).as_str(), Some(kind), flags, data).doing(action)?;
     set_propagation(entry, options, root)
 }
 
@@ -104,9 +83,7 @@ fn source(entry: &Mount) -> Result<PathBuf> {
         Some(source) if source.is_absolute() => Ok(source.clone()),
         _ => {
             let target = entry.destination().display();
-            Err(Error::Invalid(format!(
-                "the bind mount at {target} has no absolute source"
-            )))
+            Err(Error::Invalid(format!("the bind mount at {target} has no absolute source")))
         }
     }
 }
@@ -116,17 +93,9 @@ fn bind(entry: &Mount, source: &Path, options: &Options, root: &Root) -> Result<
     if !options.data.is_empty() {
         let target = entry.destination().display();
         let data = &options.data;
-        return Err(Error::Invalid(format!(
-            "the bind mount at {target} has options {data:?}"
-        )));
+        return Err(Error::Invalid(format!("the bind mount at {target} has options {data:?}")));
     }
-    let action = || {
-        format!(
-            "bind {} on {}",
-            source.display(),
-            entry.destination().display()
-        )
-    };
+    let action = || format!("bind {} on {}", source.display(), entry.destination().display());
     let is_directory = std::fs::metadata(source).doing(action)?.is_dir();
     let target = if is_directory {
         root.make_directory(entry.destination())?
@@ -137,9 +106,7 @@ fn bind(entry: &Mount, source: &Path, options: &Options, root: &Root) -> Result<
     mount(Some(source), path_of(&target).as_str(), NONE, flags, NONE).doing(action)?;
     let further = options.flags - MsFlags::MS_BIND - MsFlags::MS_REC;
     if !further.is_empty() {
-        let mounted = root
-            .open_in(entry.destination(), OFlag::O_PATH)
-            .doing(action)?;
+        let mounted = root.open_in(entry.destination(), OFlag::O_PATH).doing(action)?;
         remount(&mounted, further).doing(action)?;
     }
     set_propagation(entry, options, root)
@@ -154,9 +121,7 @@ fn remount(mounted: &OwnedFd, flags: MsFlags) -> nix::Result<()> {
 fn set_propagation(entry: &Mount, options: &Options, root: &Root) -> Result<()> {
     for flags in &options.propagation {
         let action = || format!("set the propagation of {}", entry.destination().display());
-        let mounted = root
-            .open_in(entry.destination(), OFlag::O_PATH)
-            .doing(action)?;
+        let mounted = root.open_in(entry.destination(), OFlag::O_PATH).doing(action)?;
         mount(NONE, path_of(&mounted).as_str(), NONE, *flags, NONE).doing(action)?;
     }
     Ok(())

@@ -12,13 +12,8 @@ nix::ioctl_write_ptr_bad!(set_flags, libc::SIOCSIFFLAGS, libc::ifreq);
 /// Brings `lo` up.
 pub fn loopback_up() -> Result<()> {
     let action = || "bring lo up";
-    let socket = socket(
-        AddressFamily::Inet,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .doing(action)?;
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .doing(action)?;
     // SAFETY: all bytes zero is a valid ifreq: integers, and pointers that nobody follows.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {

@@ -115,11 +115,8 @@ fn is_unsupported(option: &str) -> bool {
 
 /// Sorts options into flags, propagation and the file system's own.
 pub fn parse(options: &[String]) -> Result<Options, OptionsError> {
-    let mut parsed = Options {
-        flags: MsFlags::empty(),
-        propagation: Vec::new(),
-        data: String::new(),
-    };
+    let mut parsed =
+        Options { flags: MsFlags::empty(), propagation: Vec::new(), data: String::new() };
     for option in options {
         if let Some((set, flags)) = flag(option) {
             parsed.flags.set(flags, set);
@@ -148,12 +145,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn parsed(list: &str) -> Result<Options, OptionsError> {
-        parse(
-            &list
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>(),
-        )
+        parse(&list.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
     }
 
     #[test]
@@ -173,19 +165,10 @@ mod tests {
     #[test]
     fn what_is_not_done_is_refused() {
         for option in ["idmap", "rro", "tmpcopyup"] {
-            assert_eq!(
-                parsed(option),
-                Err(OptionsError::Unsupported(option.to_owned()))
-            );
+            assert_eq!(parsed(option), Err(OptionsError::Unsupported(option.to_owned())));
         }
-        assert!(matches!(
-            parse(&["size=1,ro".to_owned()]),
-            Err(OptionsError::Malformed(_))
-        ));
-        assert!(matches!(
-            parse(&["x".repeat(5000)]),
-            Err(OptionsError::TooLong(_))
-        ));
+        assert!(matches!(parse(&["size=1,ro".to_owned()]), Err(OptionsError::Malformed(_))));
+        assert!(matches!(parse(&["x".repeat(5000)]), Err(OptionsError::TooLong(_))));
     }
 
     proptest! {

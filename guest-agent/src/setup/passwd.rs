@@ -63,12 +63,7 @@ fn users(passwd: &str) -> impl Iterator<Item = User<'_>> {
         let (name, _password) = (fields.next()?, fields.next()?);
         let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
         let home = fields.nth(1).unwrap_or_default();
-        (!name.is_empty()).then_some(User {
-            name,
-            uid,
-            gid,
-            home,
-        })
+        (!name.is_empty()).then_some(User { name, uid, gid, home })
     })
 }
 
@@ -107,12 +102,7 @@ pub fn look_up(name: &str, passwd: &str, group: &str) -> Result<Identity, UserEr
         (Some(user), _) => user,
         (None, Some(uid)) => {
             let uid = uid?;
-            let nobody = User {
-                name: "",
-                uid,
-                gid: 0,
-                home: "",
-            };
+            let nobody = User { name: "", uid, gid: 0, home: "" };
             users(passwd).find(|user| user.uid == uid).unwrap_or(nobody)
         }
         (None, None) => return Err(UserError::UnknownUser(user_part.to_owned())),
@@ -125,12 +115,7 @@ pub fn look_up(name: &str, passwd: &str, group: &str) -> Result<Identity, UserEr
         None => (user.gid, groups_of(user.name, group)),
     };
     let home = home_or_root(user.home);
-    Ok(Identity {
-        uid: user.uid,
-        gid,
-        groups: supplementary,
-        home,
-    })
+    Ok(Identity { uid: user.uid, gid, groups: supplementary, home })
 }
 
 fn group_id(part: &str, group: &str) -> Result<u32, UserError> {
@@ -154,19 +139,11 @@ fn groups_of(user: &str, group: &str) -> Vec<u32> {
 
 /// The home directory of a user id.
 pub fn home_of(uid: u32, passwd: &str) -> String {
-    home_or_root(
-        users(passwd)
-            .find(|user| user.uid == uid)
-            .map_or("", |user| user.home),
-    )
+    home_or_root(users(passwd).find(|user| user.uid == uid).map_or("", |user| user.home))
 }
 
 fn home_or_root(home: &str) -> String {
-    if home.is_empty() {
-        "/".to_owned()
-    } else {
-        home.to_owned()
-    }
+    if home.is_empty() { "/".to_owned() } else { home.to_owned() }
 }
 
 #[cfg(test)]
@@ -227,18 +204,9 @@ www:x:34:
     fn nobody_is_an_error() {
         assert_eq!(ids("ghost"), Err(UserError::UnknownUser("ghost".into())));
         assert_eq!(ids("broken"), Err(UserError::UnknownUser("broken".into())));
-        assert_eq!(
-            ids("web:ghosts"),
-            Err(UserError::UnknownGroup("ghosts".into()))
-        );
-        assert_eq!(
-            ids("4294967295"),
-            Err(UserError::OutOfRange("4294967295".into()))
-        );
-        assert_eq!(
-            ids("99999999999"),
-            Err(UserError::OutOfRange("99999999999".into()))
-        );
+        assert_eq!(ids("web:ghosts"), Err(UserError::UnknownGroup("ghosts".into())));
+        assert_eq!(ids("4294967295"), Err(UserError::OutOfRange("4294967295".into())));
+        assert_eq!(ids("99999999999"), Err(UserError::OutOfRange("99999999999".into())));
         assert_eq!(ids("-1"), Err(UserError::UnknownUser("-1".into())));
     }
 

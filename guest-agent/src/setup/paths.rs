@@ -64,9 +64,7 @@ impl Root {
         let clean = checked(path)?;
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
         let mut done = PathBuf::from("/");
-        let mut current = self
-            .open_in(&done, flags)
-            .doing(|| "open the container's root")?;
+        let mut current = self.open_in(&done, flags).doing(|| "open the container's root")?;
         for name in &clean {
             done.push(name);
             let action = || format!("make the container's directory {}", done.display());
@@ -93,10 +91,7 @@ impl Root {
         }
         self.make_parent(path)?;
         let flags = OFlag::O_CREAT | OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        drop(
-            self.open_mode(path, flags, Mode::from_bits_truncate(0o644))
-                .doing(action)?,
-        );
+        drop(self.open_mode(path, flags, Mode::from_bits_truncate(0o644)).doing(action)?);
         self.open_in(path, OFlag::O_PATH).doing(action)
     }
 
@@ -123,10 +118,7 @@ fn checked(path: &Path) -> Result<Vec<PathBuf>> {
             Component::RootDir | Component::CurDir => {}
             Component::Normal(name) if names.len() < MAX_DEPTH => names.push(PathBuf::from(name)),
             _ => {
-                return Err(Error::Invalid(format!(
-                    "the container's path {}",
-                    path.display()
-                )));
+                return Err(Error::Invalid(format!("the container's path {}", path.display())));
             }
         }
     }
@@ -135,11 +127,7 @@ fn checked(path: &Path) -> Result<Vec<PathBuf>> {
 
 /// `openat2` takes absolute paths under `RESOLVE_IN_ROOT`, but no empty ones.
 fn relative(path: &Path) -> &Path {
-    if path.as_os_str().is_empty() {
-        Path::new("/")
-    } else {
-        path
-    }
+    if path.as_os_str().is_empty() { Path::new("/") } else { path }
 }
 
 #[cfg(test)]

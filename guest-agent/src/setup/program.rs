@@ -25,10 +25,7 @@ impl Program {
         let arguments = process.args().as_deref().unwrap_or_default();
         let name = arguments.first().cloned().unwrap_or_default();
         let mut environment = process.env().clone().unwrap_or_default();
-        if !environment
-            .iter()
-            .any(|e| e.strip_prefix("HOME=").is_some_and(|v| !v.is_empty()))
-        {
+        if !environment.iter().any(|e| e.strip_prefix("HOME=").is_some_and(|v| !v.is_empty())) {
             environment.retain(|e| !e.starts_with("HOME="));
             environment.push(format!("HOME={home}"));
         }
@@ -48,22 +45,14 @@ impl Program {
         let program = self.name;
         Err(match errno {
             // The file is there: its interpreter is not.
-            Errno::ENOENT | Errno::ENOTDIR => Error::CommandNotFound {
-                program,
-                reason: "no such file or directory",
-            },
-            Errno::EACCES | Errno::EPERM => Error::CommandNotExecutable {
-                program,
-                reason: "permission denied",
-            },
-            Errno::ENOEXEC => Error::CommandNotExecutable {
-                program,
-                reason: "exec format error",
-            },
-            other => Error::CommandNotExecutable {
-                program,
-                reason: other.desc(),
-            },
+            Errno::ENOENT | Errno::ENOTDIR => {
+                Error::CommandNotFound { program, reason: "no such file or directory" }
+            }
+            Errno::EACCES | Errno::EPERM => {
+                Error::CommandNotExecutable { program, reason: "permission denied" }
+            }
+            Errno::ENOEXEC => Error::CommandNotExecutable { program, reason: "exec format error" },
+            other => Error::CommandNotExecutable { program, reason: other.desc() },
         })
     }
 }
@@ -92,22 +81,17 @@ fn look_up(name: &str, search: &str, look_at: impl Fn(&Path) -> Found) -> Result
     if name.contains('/') {
         return match look_at(Path::new(name)) {
             Found::Program => Ok(PathBuf::from(name)),
-            Found::Nothing => Err(Error::CommandNotFound {
-                program,
-                reason: "no such file or directory",
-            }),
-            Found::NotExecutable => Err(Error::CommandNotExecutable {
-                program,
-                reason: "permission denied",
-            }),
+            Found::Nothing => {
+                Err(Error::CommandNotFound { program, reason: "no such file or directory" })
+            }
+            Found::NotExecutable => {
+                Err(Error::CommandNotExecutable { program, reason: "permission denied" })
+            }
         };
     }
     let mut denied = false;
     if !name.is_empty() {
-        for directory in search
-            .split(':')
-            .filter(|directory| directory.starts_with('/'))
-        {
+        for directory in search.split(':').filter(|directory| directory.starts_with('/')) {
             let path = Path::new(directory).join(name);
             match look_at(&path) {
                 Found::Program => return Ok(path),
@@ -117,21 +101,13 @@ fn look_up(name: &str, search: &str, look_at: impl Fn(&Path) -> Found) -> Result
         }
     }
     if denied {
-        return Err(Error::CommandNotExecutable {
-            program,
-            reason: "permission denied",
-        });
+        return Err(Error::CommandNotExecutable { program, reason: "permission denied" });
     }
-    Err(Error::CommandNotFound {
-        program,
-        reason: "executable file not found in $PATH",
-    })
+    Err(Error::CommandNotFound { program, reason: "executable file not found in $PATH" })
 }
 
 fn c_strings(list: &[String]) -> Result<Vec<CString>> {
-    list.iter()
-        .map(|text| CString::new(text.as_str()).map_err(|_| has_nul(text)))
-        .collect()
+    list.iter().map(|text| CString::new(text.as_str()).map_err(|_| has_nul(text))).collect()
 }
 
 fn has_nul(text: &str) -> Error {
@@ -152,37 +128,19 @@ mod tests {
 
     #[test]
     fn names_are_looked_for_in_the_path() {
-        assert_eq!(
-            found("sh", "/usr/bin:/sbin:/bin").unwrap(),
-            Path::new("/bin/sh")
-        );
+        assert_eq!(found("sh", "/usr/bin:/sbin:/bin").unwrap(), Path::new("/bin/sh"));
         assert_eq!(found("./here", "").unwrap(), Path::new("./here"));
     }
 
     #[test]
     fn failures_have_the_words_and_kinds_that_callers_know() {
         let error = found("foo", "/bin").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            r#"exec: "foo": executable file not found in $PATH"#
-        );
+        assert_eq!(error.to_string(), r#"exec: "foo": executable file not found in $PATH"#);
         assert!(matches!(error, Error::CommandNotFound { .. }));
-        assert!(matches!(
-            found("/no/such", ""),
-            Err(Error::CommandNotFound { .. })
-        ));
-        assert!(matches!(
-            found("/etc", ""),
-            Err(Error::CommandNotExecutable { .. })
-        ));
-        assert!(matches!(
-            found("secret", "/sbin:/bin"),
-            Err(Error::CommandNotExecutable { .. })
-        ));
-        assert!(matches!(
-            found("", "/bin"),
-            Err(Error::CommandNotFound { .. })
-        ));
+        assert!(matches!(found("/no/such", ""), Err(Error::CommandNotFound { .. })));
+        assert!(matches!(found("/etc", ""), Err(Error::CommandNotExecutable { .. })));
+        assert!(matches!(found("secret", "/sbin:/bin"), Err(Error::CommandNotExecutable { .. })));
+        assert!(matches!(found("", "/bin"), Err(Error::CommandNotFound { .. })));
     }
 
     #[test]

@@ -7,10 +7,7 @@ use crate::error::{Doing, Result};
 /// Sets `process.rlimits`.
 pub fn apply(process: &Process) -> Result<()> {
     for limit in process.rlimits().iter().flatten() {
-        let value = libc::rlimit {
-            rlim_cur: limit.soft(),
-            rlim_max: limit.hard(),
-        };
+        let value = libc::rlimit { rlim_cur: limit.soft(), rlim_max: limit.hard() };
         // SAFETY: the pointer is to a live rlimit, which the call only reads.
         let result = unsafe { libc::setrlimit(resource(limit.typ()), &raw const value) };
         nix::errno::Errno::result(result).doing(|| format!("set {}", limit.typ()))?;

@@ -40,19 +40,11 @@ fn mount_source(source: &RootfsSource, target: &Path) -> Result<()> {
     match source {
         RootfsSource::Block { serial, fstype } => {
             if !matches!(fstype.as_str(), "erofs" | "ext4") {
-                return Err(Error::Unsupported(format!(
-                    "a root file system of type {fstype:?}"
-                )));
+                return Err(Error::Unsupported(format!("a root file system of type {fstype:?}")));
             }
             let device = find_disk(serial)?;
-            mount_call(
-                Some(&device),
-                target,
-                Some(fstype.as_str()),
-                MsFlags::MS_RDONLY,
-                NONE,
-            )
-            .doing(|| format!("mount disk {serial:?} ({}) as {fstype}", device.display()))
+            mount_call(Some(&device), target, Some(fstype.as_str()), MsFlags::MS_RDONLY, NONE)
+                .doing(|| format!("mount disk {serial:?} ({}) as {fstype}", device.display()))
         }
         RootfsSource::Directory { path } => {
             let action = || format!("mount the directory {}", path.display());
@@ -79,22 +71,14 @@ fn find_disk(serial: &str) -> Result<PathBuf> {
             return Ok(Path::new("/dev").join(disk.file_name()));
         }
     }
-    Err(Error::Invalid(format!(
-        "no disk has the serial number {serial:?}"
-    )))
+    Err(Error::Invalid(format!("no disk has the serial number {serial:?}")))
 }
 
 fn mount_overlay(source: &RootfsSource, size: Option<u64>) -> Result<Root> {
     let stage = Path::new(STAGE);
     let tmpfs = size.map_or_else(String::new, |size| format!("size={size},")) + "mode=0700";
-    mount_call(
-        Some("tmpfs"),
-        stage,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        Some(tmpfs.as_str()),
-    )
-    .doing(|| format!("mount the writable layer ({tmpfs})"))?;
+    mount_call(Some("tmpfs"), stage, Some("tmpfs"), MsFlags::empty(), Some(tmpfs.as_str()))
+        .doing(|| format!("mount the writable layer ({tmpfs})"))?;
     let [lower, upper, work, root] =
         ["lower", "upper", "work", "root"].map(|name| stage.join(name));
     for directory in [&lower, &upper, &work, &root] {
@@ -109,14 +93,8 @@ fn mount_overlay(source: &RootfsSource, size: Option<u64>) -> Result<Root> {
         upper.display(),
         work.display()
     );
-    mount_call(
-        Some("overlay"),
-        &root,
-        Some("overlay"),
-        MsFlags::empty(),
-        Some(layers.as_str()),
-    )
-    .doing(|| "mount the overlay")?;
+    mount_call(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
+        .doing(|| "mount the overlay")?;
     Root::open(&root)
 }
 
@@ -130,20 +108,12 @@ fn copy_ownership(from: &Path, to: &Path) -> Result<()> {
 
 /// Makes the root read-only where the spec says so, and sets its propagation.
 pub fn finish(spec: &Spec, root: &Root) -> Result<()> {
-    if spec
-        .root()
-        .as_ref()
-        .and_then(oci_spec::runtime::Root::readonly)
-        .unwrap_or(false)
-    {
+    if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
         let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
         mount_call(NONE, path_of(root).as_str(), NONE, flags, NONE)
             .doing(|| "make the root read-only")?;
     }
-    let asked = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.rootfs_propagation().as_deref());
+    let asked = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
     if let Some(name) = asked.filter(|name| !name.is_empty()) {
         let Some(flags) = options::propagation(name) else {
             return Err(Error::Invalid(format!("linux.rootfsPropagation {name:?}")));

@@ -19,10 +19,7 @@ const IPC: [&str; 8] = [
 
 /// Sets them, through the guest's own `/proc`: its files mean the writer's namespaces.
 pub fn apply(spec: &Spec, namespaces: CloneFlags) -> Result<()> {
-    let asked = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.sysctl().as_ref());
+    let asked = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
     let mut asked: Vec<_> = asked.into_iter().flatten().collect();
     asked.sort();
     for (name, value) in asked {
@@ -34,16 +31,12 @@ pub fn apply(spec: &Spec, namespaces: CloneFlags) -> Result<()> {
 
 fn path(name: &str, namespaces: CloneFlags) -> Result<String> {
     let well_formed = name.split(['.', '/']).all(|part| !part.is_empty())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c));
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c));
     if !well_formed {
         return Err(Error::Invalid(format!("sysctl {name:?}")));
     }
     // Separators are dots, or slashes where a name itself has dots (an interface's).
-    let dotted = name
-        .find('/')
-        .is_none_or(|slash| name.find('.').is_some_and(|dot| dot < slash));
+    let dotted = name.find('/').is_none_or(|slash| name.find('.').is_some_and(|dot| dot < slash));
     let slashes = |c| match c {
         '.' if dotted => '/',
         '/' if dotted => '.',
@@ -51,14 +44,10 @@ fn path(name: &str, namespaces: CloneFlags) -> Result<String> {
     };
     let path: String = name.chars().map(slashes).collect();
     let Some(namespace) = namespace_of(&path) else {
-        return Err(Error::Invalid(format!(
-            "sysctl {name} belongs to no namespace"
-        )));
+        return Err(Error::Invalid(format!("sysctl {name} belongs to no namespace")));
     };
     if !namespaces.contains(namespace) {
-        return Err(Error::Invalid(format!(
-            "sysctl {name} is not the container's own"
-        )));
+        return Err(Error::Invalid(format!("sysctl {name} is not the container's own")));
     }
     Ok(format!("/proc/sys/{path}"))
 }
@@ -83,10 +72,7 @@ mod tests {
     #[test]
     fn parameters_of_own_namespaces_are_set() {
         let all = CloneFlags::all();
-        assert_eq!(
-            path("net.ipv4.ip_forward", all).unwrap(),
-            "/proc/sys/net/ipv4/ip_forward"
-        );
+        assert_eq!(path("net.ipv4.ip_forward", all).unwrap(), "/proc/sys/net/ipv4/ip_forward");
         assert_eq!(
             path("net/ipv4/conf/eth0.1/forwarding", all).unwrap(),
             "/proc/sys/net/ipv4/conf/eth0.1/forwarding"
@@ -102,14 +88,8 @@ mod tests {
     fn the_guests_own_parameters_are_not() {
         assert!(path("kernel.core_pattern", CloneFlags::all()).is_err());
         assert!(path("net.ipv4.ip_forward", CloneFlags::CLONE_NEWIPC).is_err());
-        for hostile in [
-            "net/../kernel/core_pattern",
-            "net..x",
-            "",
-            "/net/x",
-            "net.x\0",
-            "net.x y",
-        ] {
+        for hostile in ["net/../kernel/core_pattern", "net..x", "", "/net/x", "net.x\0", "net.x y"]
+        {
             assert!(path(hostile, CloneFlags::all()).is_err(), "{hostile:?}");
         }
     }

@@ -63,9 +63,7 @@ fn check_is_ptmx(file: &OwnedFd) -> Result<()> {
     if kind == SFlag::S_IFCHR && found.st_rdev == makedev(5, 2) && is_devpts {
         return Ok(());
     }
-    Err(Error::Invalid(
-        "the container's /dev/pts/ptmx is no terminal multiplexer".into(),
-    ))
+    Err(Error::Invalid("the container's /dev/pts/ptmx is no terminal multiplexer".into()))
 }
 
 /// Makes the terminal the container's `/dev/console`.

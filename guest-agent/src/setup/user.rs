@@ -53,10 +53,7 @@ fn read(root: &Root, path: &str) -> Result<String> {
         return Ok(String::new());
     }
     let mut bytes = Vec::new();
-    File::from(file)
-        .take(MAX_FILE)
-        .read_to_end(&mut bytes)
-        .doing(action)?;
+    File::from(file).take(MAX_FILE).read_to_end(&mut bytes).doing(action)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -72,9 +69,7 @@ pub fn take_stdio(stdio: Vec<OwnedFd>, identity: &Identity) -> Result<()> {
         }
     }
     let [stdin, stdout, stderr] = stdio.as_slice() else {
-        return Err(Error::Invalid(
-            "a process has three standard descriptors".into(),
-        ));
+        return Err(Error::Invalid("a process has three standard descriptors".into()));
     };
     dup2_stdin(stdin).doing(action)?;
     dup2_stdout(stdout).doing(action)?;

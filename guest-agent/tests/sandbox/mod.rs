@@ -66,15 +66,7 @@ impl Sandbox {
         make_rootfs(&directory.path().join("rootfs"));
         let host = UnixListener::bind(directory.path().join(format!("host-{READY_PORT}"))).unwrap();
         let agent = Command::new("unshare")
-            .args([
-                "--mount",
-                "--propagation",
-                "private",
-                "sh",
-                "-c",
-                SCRIPT,
-                "sh",
-            ])
+            .args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT, "sh"])
             .arg(env!("CARGO_BIN_EXE_ampoule-agent"))
             .arg(directory.path())
             .stdin(CommandStdio::null())
@@ -84,12 +76,7 @@ impl Sandbox {
         let hello: Hello = frame::read(&mut &ready).unwrap();
         assert_eq!(hello.version, VERSION);
         assert!(hello.entered_us > 0 && hello.ready_us >= hello.entered_us);
-        Self {
-            directory,
-            agent,
-            ready,
-            tokens: AtomicU32::new(0),
-        }
+        Self { directory, agent, ready, tokens: AtomicU32::new(0) }
     }
 
     /// The root file system that containers have.
@@ -108,10 +95,7 @@ impl Sandbox {
             "/proc/{}/root/run/cgroup/cgroup.controllers",
             self.agent.id()
         ));
-        let has = root
-            .unwrap_or_default()
-            .split_whitespace()
-            .any(|c| c == name);
+        let has = root.unwrap_or_default().split_whitespace().any(|c| c == name);
         if !has {
             eprintln!("SKIPPED: there is no {name} controller in cgroup v2 here");
         }
@@ -142,13 +126,7 @@ impl Sandbox {
     /// Opens a stream.
     pub fn stream(&self, token: &str) -> UnixStream {
         let stream = self.connect(STREAM_PORT);
-        frame::write(
-            &mut &stream,
-            &StreamHello {
-                token: token.to_owned(),
-            },
-        )
-        .unwrap();
+        frame::write(&mut &stream, &StreamHello { token: token.to_owned() }).unwrap();
         stream
     }
 
@@ -157,20 +135,8 @@ impl Sandbox {
         let tokens = [self.token(), self.token(), self.token()];
         let [stdin, stdout, stderr] = tokens.each_ref().map(|token| self.stream(token));
         let [i, o, e] = tokens.map(Some);
-        let stdio = Stdio {
-            stdin: i,
-            stdout: o,
-            stderr: e,
-            terminal: None,
-        };
-        (
-            stdio,
-            Pipes {
-                stdin,
-                stdout: collect(stdout),
-                stderr: collect(stderr),
-            },
-        )
+        let stdio = Stdio { stdin: i, stdout: o, stderr: e, terminal: None };
+        (stdio, Pipes { stdin, stdout: collect(stdout), stderr: collect(stderr) })
     }
 
     /// What creates a container of this process.
@@ -179,12 +145,8 @@ impl Sandbox {
             container: name.to_owned(),
             spec: Box::new(serde_json::from_value(spec(args)).unwrap()),
             rootfs: Rootfs {
-                source: RootfsSource::Directory {
-                    path: self.rootfs(),
-                },
-                writable: WritableLayer::Tmpfs {
-                    size: Some(64 << 20),
-                },
+                source: RootfsSource::Directory { path: self.rootfs() },
+                writable: WritableLayer::Tmpfs { size: Some(64 << 20) },
             },
             user: None,
             stdio,
@@ -212,9 +174,7 @@ impl Sandbox {
         drop(pipes.stdin);
         let status = rpc.wait(ProcessId::init(name));
         let output = (text(pipes.stdout), text(pipes.stderr));
-        rpc.done(Request::Delete {
-            container: name.to_owned(),
-        });
+        rpc.done(Request::Delete { container: name.to_owned() });
         (status, output.0, output.1)
     }
 
@@ -265,15 +225,7 @@ pub struct Rpc(pub UnixStream);
 
 impl Rpc {
     pub fn hello(&self, version: u32) -> Hello {
-        frame::write(
-            &mut &self.0,
-            &Hello {
-                version,
-                entered_us: 0,
-                ready_us: 0,
-            },
-        )
-        .unwrap();
+        frame::write(&mut &self.0, &Hello { version, entered_us: 0, ready_us: 0 }).unwrap();
         frame::read(&mut &self.0).unwrap()
     }
 
@@ -316,11 +268,7 @@ impl Rpc {
     }
 
     pub fn kill(&self, name: &str, signal: i32) {
-        self.done(Request::Kill {
-            id: ProcessId::init(name),
-            signal,
-            all: false,
-        });
+        self.done(Request::Kill { id: ProcessId::init(name), signal, all: false });
     }
 }
 
@@ -338,27 +286,16 @@ pub fn exec(container: &str, process: &str, args: &[&str], stdio: Stdio) -> Exec
 }
 
 pub fn process(container: &str, process: &str) -> ProcessId {
-    ProcessId {
-        container: container.to_owned(),
-        process: process.to_owned(),
-    }
+    ProcessId { container: container.to_owned(), process: process.to_owned() }
 }
 
 pub fn user(name: &str) -> Option<UserName> {
-    Some(UserName {
-        user: name.to_owned(),
-    })
+    Some(UserName { user: name.to_owned() })
 }
 
 /// A spec much like those of container engines.
 pub fn spec(args: &[&str]) -> Value {
-    let caps = [
-        "CAP_CHOWN",
-        "CAP_KILL",
-        "CAP_SETUID",
-        "CAP_SETGID",
-        "CAP_NET_BIND_SERVICE",
-    ];
+    let caps = ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_NET_BIND_SERVICE"];
     json!({
         "ociVersion": "1.2.0",
         "hostname": "sealed",
@@ -409,16 +346,8 @@ fn make_rootfs(root: &Path) {
         fs::create_dir_all(root.join(directory)).unwrap();
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    let applets = Command::new("/bin/busybox")
-        .arg("--list")
-        .output()
-        .unwrap()
-        .stdout;
-    for applet in String::from_utf8(applets)
-        .unwrap()
-        .lines()
-        .filter(|a| *a != "busybox")
-    {
+    let applets = Command::new("/bin/busybox").arg("--list").output().unwrap().stdout;
+    for applet in String::from_utf8(applets).unwrap().lines().filter(|a| *a != "busybox") {
         let _ = symlink("busybox", root.join("bin").join(applet));
     }
     fs::write(
@@ -426,11 +355,7 @@ fn make_rootfs(root: &Path) {
         "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\n",
     )
     .unwrap();
-    fs::write(
-        root.join("etc/group"),
-        "root:x:0:\nweb:x:1000:\nextra:x:2000:web\n",
-    )
-    .unwrap();
+    fs::write(root.join("etc/group"), "root:x:0:\nweb:x:1000:\nextra:x:2000:web\n").unwrap();
     fs::write(root.join("etc/not-a-program"), "text\n").unwrap();
     fs::write(root.join("bin/script"), "#!/no/such/interpreter\n").unwrap();
     fs::write(root.join("bin/garbage"), "\x01\x02\x03").unwrap();

@@ -49,10 +49,7 @@ struct Row {
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     let images = Store::open(&global.places().data)?.list()?;
     let now = Timestamp::now();
-    let rows: Vec<Row> = images
-        .iter()
-        .flat_map(|image| rows(image, args.no_trunc, now))
-        .collect();
+    let rows: Vec<Row> = images.iter().flat_map(|image| rows(image, args.no_trunc, now)).collect();
     if args.quiet {
         let mut shown = Vec::new();
         for row in rows {
@@ -76,31 +73,19 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
 
 /// One row for each name of an image.
 fn rows(image: &Image, whole: bool, now: Timestamp) -> Vec<Row> {
-    let id = if whole {
-        image.id.to_string()
-    } else {
-        image.id.hex().chars().take(12).collect()
-    };
+    let id = if whole { image.id.to_string() } else { image.id.hex().chars().take(12).collect() };
     let row = |name: Option<&Reference>| Row {
         repository: name.map_or_else(|| "<none>".to_owned(), Reference::familiar_name),
         tag: name.and_then(Reference::tag).unwrap_or("<none>").to_owned(),
         id: id.clone(),
-        created_at: image
-            .created
-            .map_or_else(|| "N/A".to_owned(), |at| at.to_string()),
-        created_since: image
-            .created
-            .map_or_else(|| "N/A".to_owned(), |at| since(at, now)),
+        created_at: image.created.map_or_else(|| "N/A".to_owned(), |at| at.to_string()),
+        created_since: image.created.map_or_else(|| "N/A".to_owned(), |at| since(at, now)),
         size: size(image.size),
     };
     if image.references.is_empty() {
         return vec![row(None)];
     }
-    image
-        .references
-        .iter()
-        .map(|name| row(Some(name)))
-        .collect()
+    image.references.iter().map(|name| row(Some(name))).collect()
 }
 
 fn table(rows: &[Row]) -> Table {
@@ -132,11 +117,7 @@ fn size(bytes: u64) -> String {
         _ => 3,
     };
     let text = format!("{value:.digits$}");
-    let text = if digits > 0 {
-        text.trim_end_matches('0').trim_end_matches('.')
-    } else {
-        &text
-    };
+    let text = if digits > 0 { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     format!("{text}{unit}")
 }
 

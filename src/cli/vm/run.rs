@@ -67,17 +67,10 @@ impl From<Args> for MachineConfig {
             cmdline: args.cmdline,
             vcpus: args.vcpus,
             memory_mib: args.memory,
-            serial: if args.serial {
-                SerialMode::Stdio
-            } else {
-                SerialMode::Off
-            },
+            serial: if args.serial { SerialMode::Stdio } else { SerialMode::Off },
             disks: args.disks.into_iter().map(|disk| disk.0).collect(),
             nets: args.nets.into_iter().map(|net| net.0).collect(),
-            vsock: args.vsock.map(|uds_path| VsockConfig {
-                guest_cid: GUEST_CID,
-                uds_path,
-            }),
+            vsock: args.vsock.map(|uds_path| VsockConfig { guest_cid: GUEST_CID, uds_path }),
             rng: true,
         }
     }
@@ -98,11 +91,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let on_terminal = config.serial == SerialMode::Stdio;
     let machine = Machine::new(config)?;
     // Dropped on every way out of here, before a failure is printed.
-    let _terminal = if on_terminal {
-        RawTerminal::enter()?
-    } else {
-        None
-    };
+    let _terminal = if on_terminal { RawTerminal::enter()? } else { None };
     let running = machine.start()?;
     let signal = wait(&running, &signals)?;
     if signal.is_some() {
@@ -117,12 +106,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
 
 fn block_signals() -> nix::Result<SignalFd> {
     let mut set = SigSet::empty();
-    for signal in [
-        Signal::SIGINT,
-        Signal::SIGTERM,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-    ] {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
         set.add(signal);
     }
     set.thread_block()?;
@@ -133,10 +117,8 @@ fn block_signals() -> nix::Result<SignalFd> {
 fn wait(running: &Running, signals: &SignalFd) -> Result<Option<u32>, io::Error> {
     // SAFETY: the descriptor lives as long as `running`.
     let ended = unsafe { BorrowedFd::borrow_raw(running.exit_event()) };
-    let mut fds = [
-        PollFd::new(ended, PollFlags::POLLIN),
-        PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-    ];
+    let mut fds =
+        [PollFd::new(ended, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
     loop {
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) => break,
@@ -185,11 +167,7 @@ impl FromStr for Disk {
         if path.is_empty() {
             return Err(ArgError::EmptyPath);
         }
-        Ok(Self(DiskConfig {
-            path: path.into(),
-            read_only,
-            serial: None,
-        }))
+        Ok(Self(DiskConfig { path: path.into(), read_only, serial: None }))
     }
 }
 
@@ -208,10 +186,7 @@ impl FromStr for Net {
                 _ => return Err(ArgError::Unknown(part.into())),
             }
         }
-        Ok(Self(NetConfig {
-            tap: tap.ok_or(ArgError::NoTap)?,
-            mac,
-        }))
+        Ok(Self(NetConfig { tap: tap.ok_or(ArgError::NoTap)?, mac }))
     }
 }
 
@@ -230,12 +205,8 @@ fn hardware_address(text: &str) -> Result<[u8; 6], ArgError> {
     let mut address = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut address {
-        let part = parts
-            .next()
-            .filter(|part| part.len() == 2 && !part.starts_with('+'));
-        *byte = part
-            .and_then(|p| u8::from_str_radix(p, 16).ok())
-            .ok_or_else(wrong)?;
+        let part = parts.next().filter(|part| part.len() == 2 && !part.starts_with('+'));
+        *byte = part.and_then(|p| u8::from_str_radix(p, 16).ok()).ok_or_else(wrong)?;
     }
     let [first, ..] = address;
     // Bit 0 of the first byte marks a group of interfaces.
@@ -271,11 +242,8 @@ mod tests {
         .unwrap();
         assert_eq!((config.vcpus, config.memory_mib), (3, 256));
         assert_eq!(config.serial, SerialMode::Stdio);
-        let disks: Vec<_> = config
-            .disks
-            .iter()
-            .map(|d| (d.path.to_str().unwrap(), d.read_only))
-            .collect();
+        let disks: Vec<_> =
+            config.disks.iter().map(|d| (d.path.to_str().unwrap(), d.read_only)).collect();
         assert_eq!(disks, [("a", false), ("b", true)]);
         assert_eq!(config.nets[0].tap, "t0");
         assert_eq!(config.nets[0].mac, Some([2, 0, 0, 0, 0, 10]));
@@ -284,12 +252,7 @@ mod tests {
 
     #[test]
     fn numbers_have_ranges() {
-        for line in [
-            "",
-            "--kernel k --vcpus 0",
-            "--kernel k --vcpus 33",
-            "--kernel k --memory x",
-        ] {
+        for line in ["", "--kernel k --vcpus 0", "--kernel k --vcpus 33", "--kernel k --memory x"] {
             assert!(config(line).is_err(), "{line}");
         }
     }
@@ -299,24 +262,12 @@ mod tests {
         let net = |text: &str| Net::from_str(text).map(|_| ()).unwrap_err();
         assert_eq!(net("mac=02:00:00:00:00:01"), ArgError::NoTap);
         assert_eq!(net("tap=a/b"), ArgError::TapName("a/b".into()));
-        assert_eq!(
-            net("tap=0123456789abcdef"),
-            ArgError::TapName("0123456789abcdef".into())
-        );
+        assert_eq!(net("tap=0123456789abcdef"), ArgError::TapName("0123456789abcdef".into()));
         assert_eq!(net("tap=a,mtu=3"), ArgError::Unknown("mtu=3".into()));
-        for mac in [
-            "",
-            "02:00",
-            "01:00:00:00:00:00",
-            "02:00:00:00:00:00:00",
-            "+2:00:00:00:00:00",
-        ] {
+        for mac in ["", "02:00", "01:00:00:00:00:00", "02:00:00:00:00:00:00", "+2:00:00:00:00:00"] {
             assert_eq!(net(&format!("tap=a,mac={mac}")), ArgError::Mac(mac.into()));
         }
-        assert_eq!(
-            Disk::from_str(",ro").map(|_| ()).unwrap_err(),
-            ArgError::EmptyPath
-        );
+        assert_eq!(Disk::from_str(",ro").map(|_| ()).unwrap_err(), ArgError::EmptyPath);
     }
 
     #[test]

@@ -23,10 +23,7 @@ fn items(archive: &Archive, budget: &Budget) -> Result<Option<Vec<Item>>, Archiv
     let Some(bytes) = archive.small(MANIFEST, budget)? else {
         return Ok(None);
     };
-    let invalid = |source| ArchiveError::Json {
-        name: MANIFEST.to_owned(),
-        source,
-    };
+    let invalid = |source| ArchiveError::Json { name: MANIFEST.to_owned(), source };
     serde_json::from_slice(&bytes).map(Some).map_err(invalid)
 }
 
@@ -39,11 +36,7 @@ pub fn images(
         return Ok(None);
     };
     budget.images(items.len())?;
-    items
-        .into_iter()
-        .map(|item| image(archive, item, budget))
-        .collect::<Result<_, _>>()
-        .map(Some)
+    items.into_iter().map(|item| image(archive, item, budget)).collect::<Result<_, _>>().map(Some)
 }
 
 /// The tags that `manifest.json` has for the image whose configuration has the digest `config`.
@@ -53,39 +46,24 @@ pub fn tags(
     budget: &Budget,
 ) -> Result<Vec<String>, ArchiveError> {
     let items = items(archive, budget)?.unwrap_or_default();
-    let same = items
-        .into_iter()
-        .filter(|item| named_digest(&item.config) == Some(config));
-    Ok(same
-        .flat_map(|item| item.repo_tags.unwrap_or_default())
-        .collect())
+    let same = items.into_iter().filter(|item| named_digest(&item.config) == Some(config));
+    Ok(same.flat_map(|item| item.repo_tags.unwrap_or_default()).collect())
 }
 
 fn image(archive: &Archive, item: Item, budget: &Budget) -> Result<ImageSource, ArchiveError> {
     let layers = item.layers.unwrap_or_default();
     budget.layers(layers.len())?;
-    let config = archive
-        .small(&item.config, budget)?
-        .ok_or_else(|| archive.missing(&item.config))?;
+    let config =
+        archive.small(&item.config, budget)?.ok_or_else(|| archive.missing(&item.config))?;
     if let Some(expected) = named_digest(&item.config) {
         let actual = Digest::of(&config);
         if actual != expected {
-            return Err(ArchiveError::Digest {
-                name: item.config,
-                expected,
-                actual,
-            });
+            return Err(ArchiveError::Digest { name: item.config, expected, actual });
         }
     }
     let layers = layers.into_iter().map(|name| {
-        let digest = name
-            .strip_prefix("blobs/sha256/")
-            .and_then(Digest::from_hex);
-        LayerSource {
-            name,
-            digest,
-            size: None,
-        }
+        let digest = name.strip_prefix("blobs/sha256/").and_then(Digest::from_hex);
+        LayerSource { name, digest, size: None }
     });
     Ok(ImageSource {
         names: item.repo_tags.unwrap_or_default(),
@@ -110,12 +88,9 @@ mod tests {
     fn the_digest_in_a_name_is_found() {
         let digest = Digest::of(b"config");
         let hex = digest.hex();
-        for name in [
-            format!("{hex}.json"),
-            format!("blobs/sha256/{hex}"),
-            format!("sha256:{hex}"),
-            hex,
-        ] {
+        for name in
+            [format!("{hex}.json"), format!("blobs/sha256/{hex}"), format!("sha256:{hex}"), hex]
+        {
             assert_eq!(named_digest(&name), Some(digest), "{name}");
         }
         assert_eq!(named_digest("config.json"), None);

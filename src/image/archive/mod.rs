@@ -24,11 +24,7 @@ use super::tar_stream::{Kind, Skip, TarError, TarStream, checksum_fits};
 use super::tree::clean;
 
 /// This machine's architecture as images name it (GOARCH).
-pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
-    "arm64"
-} else {
-    "amd64"
-};
+pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
 /// Symbolic links inside an archive that are followed from name to name: `docker save` writes a
 /// layer that several images share once, and links to it.
@@ -68,10 +64,7 @@ pub struct Archive {
 
 #[derive(Debug)]
 enum Files {
-    Tar {
-        file: Arc<File>,
-        index: HashMap<String, Place>,
-    },
+    Tar { file: Arc<File>, index: HashMap<String, Place> },
     Directory(OwnedFd),
 }
 
@@ -98,9 +91,7 @@ impl Blob {
 
 impl Read for Blob {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wanted = usize::try_from(self.length())
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
+        let wanted = usize::try_from(self.length()).unwrap_or(usize::MAX).min(buffer.len());
         let Some(buffer) = buffer.get_mut(..wanted).filter(|buffer| !buffer.is_empty()) else {
             return Ok(0);
         };
@@ -133,8 +124,7 @@ impl Skip for Seeking {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.left -= count;
-        self.reader
-            .seek_relative(i64::try_from(count).map_err(io::Error::other)?)
+        self.reader.seek_relative(i64::try_from(count).map_err(io::Error::other)?)
     }
 }
 
@@ -152,10 +142,7 @@ impl Archive {
             Compression::sniff(&mut counted).map_err(ArchiveError::Read)?;
         let mut reader = Decoder::new(compression?, sniffed).map_err(ArchiveError::Read)?;
         let mut start = Vec::new();
-        (&mut reader)
-            .take(512)
-            .read_to_end(&mut start)
-            .map_err(ArchiveError::Read)?;
+        (&mut reader).take(512).read_to_end(&mut start).map_err(ArchiveError::Read)?;
         check_start(&start)?;
         spool.write_all(&start).map_err(ArchiveError::spool)?;
         let mut buffer = vec![0; 256 << 10];
@@ -169,15 +156,11 @@ impl Archive {
             };
             budget.unpacked(read as u64)?;
             budget.stored(read as u64)?;
-            spool
-                .write_all(buffer.get(..read).unwrap_or_default())
-                .map_err(ArchiveError::spool)?;
+            spool.write_all(buffer.get(..read).unwrap_or_default()).map_err(ArchiveError::spool)?;
             total += read as u64;
             progress(total);
         }
-        spool
-            .seek(SeekFrom::Start(0))
-            .map_err(ArchiveError::spool)?;
+        spool.seek(SeekFrom::Start(0)).map_err(ArchiveError::spool)?;
         Self::index(spool, budget)
     }
 
@@ -188,10 +171,7 @@ impl Archive {
             return Ok(None);
         }
         let mut start = Vec::new();
-        (&mut file)
-            .take(512)
-            .read_to_end(&mut start)
-            .map_err(ArchiveError::Read)?;
+        (&mut file).take(512).read_to_end(&mut start).map_err(ArchiveError::Read)?;
         file.seek(SeekFrom::Start(0)).map_err(ArchiveError::Read)?;
         if Compression::of(&start)? != Compression::None {
             return Ok(None);
@@ -205,19 +185,13 @@ impl Archive {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory = open(path, flags, Mode::empty());
         let directory = directory.map_err(|error| ArchiveError::Read(error.into()))?;
-        Ok(Self {
-            files: Files::Directory(directory),
-            cut: None,
-        })
+        Ok(Self { files: Files::Directory(directory), cut: None })
     }
 
     fn index(file: File, budget: &mut Budget) -> Result<Self, ArchiveError> {
         let length = file.metadata().map_err(ArchiveError::Read)?.len();
         let reader = file.try_clone().map_err(ArchiveError::Read)?;
-        let reader = Seeking {
-            reader: BufReader::new(reader),
-            left: length,
-        };
+        let reader = Seeking { reader: BufReader::new(reader), left: length };
         let mut stream = TarStream::new(reader);
         let mut index = HashMap::new();
         while let Some(entry) = stream.next(budget)? {
@@ -225,18 +199,14 @@ impl Archive {
             let name = join(&entry.path).ok_or_else(|| ArchiveError::Name(entry.display()))?;
             let place = match entry.kind {
                 // Nobody puts blobs into sparse files.
-                Kind::File if entry.is_whole() => Place::Data {
-                    offset: stream.position(),
-                    length: entry.size,
-                },
+                Kind::File if entry.is_whole() => {
+                    Place::Data { offset: stream.position(), length: entry.size }
+                }
                 Kind::Symlink => {
                     let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
                     let target = String::from_utf8_lossy(&entry.link);
-                    let target = join(
-                        format!("{parent}/{target}")
-                            .trim_start_matches('/')
-                            .as_bytes(),
-                    );
+                    let target =
+                        join(format!("{parent}/{target}").trim_start_matches('/').as_bytes());
                     Place::Link(target.ok_or_else(|| ArchiveError::Name(entry.display()))?)
                 }
                 Kind::HardLink => {
@@ -249,13 +219,7 @@ impl Archive {
             index.insert(name, place);
         }
         let cut = (!stream.end_marked()).then_some(stream.position());
-        Ok(Self {
-            files: Files::Tar {
-                file: Arc::new(file),
-                index,
-            },
-            cut,
-        })
+        Ok(Self { files: Files::Tar { file: Arc::new(file), index }, cut })
     }
 
     /// The file `name`, if there is one.
@@ -291,16 +255,10 @@ impl Archive {
         };
         let limit = budget.limits().json_bytes;
         if blob.length() > limit {
-            return Err(ArchiveError::Large {
-                name: name.to_owned(),
-                limit,
-            });
+            return Err(ArchiveError::Large { name: name.to_owned(), limit });
         }
         let mut bytes = Vec::new();
-        let cut = |source| ArchiveError::File {
-            name: name.to_owned(),
-            source,
-        };
+        let cut = |source| ArchiveError::File { name: name.to_owned(), source };
         blob.read_to_end(&mut bytes).map_err(cut)?;
         Ok(Some(bytes))
     }
@@ -311,8 +269,7 @@ impl Archive {
     }
 
     fn cut_or(&self, error: ArchiveError) -> ArchiveError {
-        self.cut
-            .map_or(error, |position| TarError::Truncated { position }.into())
+        self.cut.map_or(error, |position| TarError::Truncated { position }.into())
     }
 
     /// The images of the archive.
@@ -332,11 +289,7 @@ fn check_start(start: &[u8]) -> Result<(), ArchiveError> {
     let block: Option<&[u8; 512]> = start.try_into().ok();
     let block = block.ok_or(ArchiveError::NotAnArchive)?;
     let header = tar::Header::from_byte_slice(block);
-    if checksum_fits(header) {
-        Ok(())
-    } else {
-        Err(ArchiveError::NotAnArchive)
-    }
+    if checksum_fits(header) { Ok(()) } else { Err(ArchiveError::NotAnArchive) }
 }
 
 /// A name of the archive in its shortest form; none if it leads out of the archive or is no text.
@@ -349,10 +302,7 @@ fn open_beneath(directory: &OwnedFd, name: &str) -> Result<Option<Blob>, Archive
     let how = OpenHow::new()
         .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let failed = |source: io::Error| ArchiveError::File {
-        name: name.to_owned(),
-        source,
-    };
+    let failed = |source: io::Error| ArchiveError::File { name: name.to_owned(), source };
     let file = match openat2(directory, name, how) {
         Ok(file) => File::from(file),
         Err(nix::Error::ENOENT | nix::Error::ENOTDIR) => return Ok(None),
@@ -362,9 +312,5 @@ fn open_beneath(directory: &OwnedFd, name: &str) -> Result<Option<Blob>, Archive
     if !metadata.is_file() {
         return Ok(None);
     }
-    Ok(Some(Blob {
-        file: Arc::new(file),
-        position: 0,
-        end: metadata.len(),
-    }))
+    Ok(Some(Blob { file: Arc::new(file), position: 0, end: metadata.len() }))
 }

@@ -35,9 +35,8 @@ pub fn images(
     let candidates = index.manifests().iter().filter(|found| is_image(found));
     for descriptor in candidates {
         let name = image_name(descriptor);
-        if let Some(image) = known
-            .get(descriptor.digest().as_ref())
-            .and_then(|at| images.get_mut(*at))
+        if let Some(image) =
+            known.get(descriptor.digest().as_ref()).and_then(|at| images.get_mut(*at))
         {
             image.names.extend(name);
             continue;
@@ -51,18 +50,11 @@ pub fn images(
         known.insert(descriptor.digest().to_string(), images.len());
         images.push(image);
     }
-    if images.is_empty() {
-        Err(ArchiveError::NoImage)
-    } else {
-        Ok(Some(images))
-    }
+    if images.is_empty() { Err(ArchiveError::NoImage) } else { Ok(Some(images)) }
 }
 
 fn json<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, ArchiveError> {
-    let invalid = |source| ArchiveError::Json {
-        name: name.to_owned(),
-        source,
-    };
+    let invalid = |source| ArchiveError::Json { name: name.to_owned(), source };
     serde_json::from_slice(bytes).map_err(invalid)
 }
 
@@ -129,38 +121,24 @@ fn document(
     budget: &Budget,
 ) -> Result<(String, Vec<u8>), ArchiveError> {
     let (name, expected) = blob_name(INDEX, descriptor)?;
-    let bytes = archive
-        .small(&name, budget)?
-        .ok_or_else(|| archive.missing(&name))?;
+    let bytes = archive.small(&name, budget)?.ok_or_else(|| archive.missing(&name))?;
     let actual = Digest::of(&bytes);
     if bytes.len() as u64 != descriptor.size() {
         let (expected, actual) = (descriptor.size(), bytes.len() as u64);
-        return Err(ArchiveError::Size {
-            name,
-            expected,
-            actual,
-        });
+        return Err(ArchiveError::Size { name, expected, actual });
     }
     if actual != expected {
-        return Err(ArchiveError::Digest {
-            name,
-            expected,
-            actual,
-        });
+        return Err(ArchiveError::Digest { name, expected, actual });
     }
     Ok((name, bytes))
 }
 
 fn blob_name(within: &str, descriptor: &Descriptor) -> Result<(String, Digest), ArchiveError> {
-    let digest: Digest =
-        descriptor
-            .digest()
-            .as_ref()
-            .parse()
-            .map_err(|source| ArchiveError::DigestSyntax {
-                name: within.to_owned(),
-                source,
-            })?;
+    let digest: Digest = descriptor
+        .digest()
+        .as_ref()
+        .parse()
+        .map_err(|source| ArchiveError::DigestSyntax { name: within.to_owned(), source })?;
     Ok((format!("blobs/sha256/{}", digest.hex()), digest))
 }
 
@@ -175,17 +153,8 @@ fn image(
     let (_, config) = document(archive, manifest.config(), budget)?;
     let layers = manifest.layers().iter().map(|layer| {
         let (blob, digest) = blob_name(name, layer)?;
-        Ok(LayerSource {
-            name: blob,
-            digest: Some(digest),
-            size: Some(layer.size()),
-        })
+        Ok(LayerSource { name: blob, digest: Some(digest), size: Some(layer.size()) })
     });
     let layers = layers.collect::<Result<_, ArchiveError>>()?;
-    Ok(ImageSource {
-        names: Vec::new(),
-        config,
-        manifest: Some(bytes),
-        layers,
-    })
+    Ok(ImageSource { names: Vec::new(), config, manifest: Some(bytes), layers })
 }

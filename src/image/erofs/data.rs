@@ -46,12 +46,7 @@ impl DataWriter {
         let mut image = BufWriter::with_capacity(1 << 20, image);
         image.write_all(&ZEROES)?;
         let tails = BufWriter::with_capacity(256 << 10, tails);
-        Ok(Self {
-            image,
-            next: 1,
-            tails,
-            tails_length: 0,
-        })
+        Ok(Self { image, next: 1, tails, tails_length: 0 })
     }
 
     /// Begins a file of `size` bytes whose attributes take `xattr_bytes` in the image.
@@ -66,10 +61,7 @@ impl DataWriter {
         let blocks = in_blocks.div_ceil(BLOCK);
         let end = u64::from(self.next).saturating_add(blocks);
         budget.image(end.saturating_mul(BLOCK))?;
-        let limit = LimitError::Exceeded {
-            what: "blocks in the image",
-            limit: u32::MAX.into(),
-        };
+        let limit = LimitError::Exceeded { what: "blocks in the image", limit: u32::MAX.into() };
         let blocks = u32::try_from(blocks).ok();
         let (Some(blocks), Ok(_)) = (blocks, u32::try_from(end)) else {
             return Err(limit.into());
@@ -80,12 +72,7 @@ impl DataWriter {
             blocks,
             tail: (tail > 0).then_some(self.tails_length),
         };
-        Ok(FileWriter {
-            writer: self,
-            content,
-            in_blocks,
-            position: 0,
-        })
+        Ok(FileWriter { writer: self, content, in_blocks, position: 0 })
     }
 
     /// Gives the blocks of a file that a later layer has taken away back to the file system.
@@ -110,8 +97,7 @@ impl DataWriter {
 
     fn overwrite(&mut self, content: &Content) -> Result<(), WriteError> {
         let end = self.image.stream_position()?;
-        self.image
-            .seek(SeekFrom::Start(u64::from(content.start) * BLOCK))?;
+        self.image.seek(SeekFrom::Start(u64::from(content.start) * BLOCK))?;
         for _ in 0..content.blocks {
             self.image.write_all(&ZEROES)?;
         }
@@ -138,9 +124,7 @@ impl FileWriter<'_> {
             return Err(io::Error::from(io::ErrorKind::InvalidInput).into());
         }
         let to_blocks = self.in_blocks.saturating_sub(self.position);
-        let to_blocks = usize::try_from(to_blocks)
-            .unwrap_or(usize::MAX)
-            .min(bytes.len());
+        let to_blocks = usize::try_from(to_blocks).unwrap_or(usize::MAX).min(bytes.len());
         let (blocks, tail) = bytes.split_at(to_blocks);
         self.writer.image.write_all(blocks)?;
         self.writer.tails.write_all(tail)?;
@@ -168,9 +152,7 @@ impl FileWriter<'_> {
         self.hole_to(self.content.size)?;
         let padding = self.in_blocks.next_multiple_of(BLOCK) - self.in_blocks;
         let padding = usize::try_from(padding).unwrap_or(0);
-        self.writer
-            .image
-            .write_all(ZEROES.get(..padding).unwrap_or_default())?;
+        self.writer.image.write_all(ZEROES.get(..padding).unwrap_or_default())?;
         self.writer.next += self.content.blocks;
         self.writer.tails_length += self.content.size - self.in_blocks;
         Ok(self.content)

@@ -54,24 +54,13 @@ impl DataWriter {
         budget.image(blocks * BLOCK)?;
         budget.stored((blocks - u64::from(self.next)) * BLOCK)?;
         let blocks = block_number(blocks)?;
-        let tails = self
-            .tails
-            .into_inner()
-            .map_err(io::IntoInnerError::into_error)?;
-        self.image
-            .seek(SeekFrom::Start(u64::from(self.next) * BLOCK))?;
+        let tails = self.tails.into_inner().map_err(io::IntoInnerError::into_error)?;
+        self.image.seek(SeekFrom::Start(u64::from(self.next) * BLOCK))?;
         write_late_data(&mut self.image, tree, &plan)?;
         write_inodes(&mut self.image, tree, &plan, &tails)?;
-        let image = self
-            .image
-            .into_inner()
-            .map_err(io::IntoInnerError::into_error)?;
+        let image = self.image.into_inner().map_err(io::IntoInnerError::into_error)?;
         image.set_len(u64::from(blocks) * BLOCK)?;
-        let root = plan
-            .nids
-            .get(Tree::index(ROOT))
-            .copied()
-            .unwrap_or_default();
+        let root = plan.nids.get(Tree::index(ROOT)).copied().unwrap_or_default();
         let superblock = SuperBlock {
             root: u16::try_from(root).map_err(io::Error::other)?,
             inodes: plan.places.len() as u64,
@@ -86,10 +75,7 @@ impl DataWriter {
 }
 
 fn block_number(block: u64) -> Result<u32, WriteError> {
-    let limit = LimitError::Exceeded {
-        what: "blocks in the image",
-        limit: u32::MAX.into(),
-    };
+    let limit = LimitError::Exceeded { what: "blocks in the image", limit: u32::MAX.into() };
     u32::try_from(block).map_err(|_| limit.into())
 }
 
@@ -108,9 +94,7 @@ fn plan(tree: &Tree, next: u32) -> Result<Plan, WriteError> {
     let mut directories = VecDeque::from([ROOT]);
     plan.add(tree, ROOT, &mut next)?;
     while let Some(parent) = directories.pop_front() {
-        let entries = tree
-            .directory(parent)
-            .map(|directory| directory.entries.values());
+        let entries = tree.directory(parent).map(|directory| directory.entries.values());
         for name in entries.into_iter().flatten() {
             let index = Tree::index(name.inode);
             if plan.nids.get(index).copied() != Some(0) {
@@ -152,11 +136,7 @@ impl Plan {
         let head = (INODE_BYTES + inode.xattrs.len()) as u64;
         let mut offset = self.length.next_multiple_of(SLOT);
         // Neither the inode itself nor data behind it may cross the end of a block.
-        let together = if tail > 0 {
-            head + tail
-        } else {
-            INODE_BYTES as u64
-        };
+        let together = if tail > 0 { head + tail } else { INODE_BYTES as u64 };
         if offset % BLOCK + together > BLOCK {
             offset = offset.next_multiple_of(BLOCK);
         }
@@ -164,13 +144,7 @@ impl Plan {
         if let Some(nid) = self.nids.get_mut(Tree::index(id)) {
             *nid = offset / SLOT;
         }
-        self.places.push(Place {
-            id,
-            offset,
-            size,
-            tail,
-            start,
-        });
+        self.places.push(Place { id, offset, size, tail, start });
         Ok(())
     }
 
@@ -184,18 +158,11 @@ impl Plan {
         let Some(directory) = tree.directory(id) else {
             return Vec::new();
         };
-        let named = directory
-            .entries
-            .iter()
-            .map(|(name, entry)| (&**name, entry.inode));
+        let named = directory.entries.iter().map(|(name, entry)| (&**name, entry.inode));
         let entries: Vec<_> = with_dots(named, id, parent)
             .map(|(name, inode)| {
                 let kind = file_type(&tree.inode(inode).node);
-                directory::Entry {
-                    name,
-                    nid: self.nid(inode),
-                    kind,
-                }
+                directory::Entry { name, nid: self.nid(inode), kind }
             })
             .collect();
         directory::encode(&entries)
@@ -263,11 +230,7 @@ fn write_late_data(out: &mut impl Write, tree: &Tree, plan: &Plan) -> io::Result
         let in_blocks = usize::try_from(place.size - place.tail).map_err(io::Error::other)?;
         let data = data.get(..in_blocks).unwrap_or_default();
         out.write_all(data)?;
-        pad(
-            out,
-            data.len() as u64,
-            (data.len() as u64).next_multiple_of(BLOCK),
-        )?;
+        pad(out, data.len() as u64, (data.len() as u64).next_multiple_of(BLOCK))?;
     }
     Ok(())
 }
@@ -291,21 +254,13 @@ fn disk_inode(tree: &Tree, inode: &Inode, place: &Place, serial: usize) -> DiskI
     let links = match &inode.node {
         Node::Directory(directory) => {
             let below = directory.entries.values();
-            let directories = below
-                .filter(|name| tree.directory(name.inode).is_some())
-                .count();
-            u32::try_from(directories)
-                .unwrap_or(u32::MAX)
-                .saturating_add(2)
+            let directories = below.filter(|name| tree.directory(name.inode).is_some()).count();
+            u32::try_from(directories).unwrap_or(u32::MAX).saturating_add(2)
         }
         _ => inode.links,
     };
     DiskInode {
-        layout: if place.tail > 0 {
-            Layout::Inline
-        } else {
-            Layout::Plain
-        },
+        layout: if place.tail > 0 { Layout::Inline } else { Layout::Plain },
         xattr_bytes: inode.xattrs.len(),
         mode: file_type(&inode.node).mode() | inode.attributes.mode,
         size: place.size,
@@ -321,10 +276,7 @@ fn disk_inode(tree: &Tree, inode: &Inode, place: &Place, serial: usize) -> DiskI
 /// The end of an inode's data that goes behind it.
 fn tail(tree: &Tree, plan: &Plan, place: &Place, tails: &File) -> io::Result<Vec<u8>> {
     let length = usize::try_from(place.tail).map_err(io::Error::other)?;
-    let end_of = |data: &[u8]| {
-        data.get(data.len() - length.min(data.len())..)
-            .map(<[u8]>::to_vec)
-    };
+    let end_of = |data: &[u8]| data.get(data.len() - length.min(data.len())..).map(<[u8]>::to_vec);
     Ok(match &tree.inode(place.id).node {
         Node::File(content) => {
             let mut data = vec![0; length];
@@ -343,9 +295,6 @@ fn tail(tree: &Tree, plan: &Plan, place: &Place, tails: &File) -> io::Result<Vec
 
 /// Writes zeroes from `position` to `end`.
 fn pad(out: &mut impl Write, position: u64, end: u64) -> io::Result<()> {
-    io::copy(
-        &mut io::Read::take(io::repeat(0), end.saturating_sub(position)),
-        out,
-    )?;
+    io::copy(&mut io::Read::take(io::repeat(0), end.saturating_sub(position)), out)?;
     Ok(())
 }

@@ -46,11 +46,7 @@ pub struct Content {
 fn tail_bytes(size: u64, xattr_bytes: usize) -> u64 {
     let tail = size % BLOCK;
     let inode = format::INODE_BYTES as u64 + xattr_bytes as u64;
-    if tail <= INLINE_BYTES && inode + tail <= BLOCK {
-        tail
-    } else {
-        0
-    }
+    if tail <= INLINE_BYTES && inode + tail <= BLOCK { tail } else { 0 }
 }
 
 #[cfg(test)]

@@ -7,13 +7,9 @@ use super::*;
 
 #[test]
 fn files_of_all_sizes_around_the_block_come_back() {
-    let sizes = [
-        0, 1, 2047, 2048, 2049, 4095, 4096, 4097, 6144, 6145, 8192, 100_000,
-    ];
+    let sizes = [0, 1, 2047, 2048, 2049, 4095, 4096, 4097, 6144, 6145, 8192, 100_000];
     let data = |size: usize| (0..=250).cycle().take(size).collect::<Vec<u8>>();
-    let files = flatten(&[archive(
-        sizes.map(|size| Item::file(&size.to_string(), data(size))),
-    )]);
+    let files = flatten(&[archive(sizes.map(|size| Item::file(&size.to_string(), data(size))))]);
     let files = files.unwrap();
     for size in sizes {
         assert_eq!(files[&format!("/{size}")].data, data(size), "{size}");
@@ -30,25 +26,15 @@ fn ends_of_files_find_room_beside_attributes_of_all_sizes() {
     let files = flatten(&[archive(items)]).unwrap();
     for size in sizes {
         let file = &files[&format!("/{size}")];
-        assert_eq!(
-            (file.data.len(), &file.xattrs[&b"user.a"[..]]),
-            (2048, &xattr(size)),
-            "{size}"
-        );
+        assert_eq!((file.data.len(), &file.xattrs[&b"user.a"[..]]), (2048, &xattr(size)), "{size}");
     }
 }
 
 #[test]
 fn large_directories_are_sorted_with_their_dots() {
-    let names: Vec<_> = (0..3000)
-        .map(|n| format!("!-{n}-{}", "n".repeat(n % 200)))
-        .collect();
-    let items = names
-        .iter()
-        .map(|name| Item::file(&format!("d/{name}"), name));
-    let files = flatten(&[archive(
-        items.chain([Item::directory("d/.!"), Item::directory("d/~")]),
-    )]);
+    let names: Vec<_> = (0..3000).map(|n| format!("!-{n}-{}", "n".repeat(n % 200))).collect();
+    let items = names.iter().map(|name| Item::file(&format!("d/{name}"), name));
+    let files = flatten(&[archive(items.chain([Item::directory("d/.!"), Item::directory("d/~")]))]);
     let files = files.unwrap();
     assert_eq!(files.len(), names.len() + 4);
     assert_eq!(files["/d"].links, 4);
@@ -85,11 +71,7 @@ fn holes_take_no_room_on_disk() {
     data.finish(&Tree::default(), [0; 16], &mut budget).unwrap();
     let metadata = std::fs::metadata(&path).unwrap();
     assert!(metadata.len() > size);
-    assert!(
-        metadata.blocks() * 512 < 1 << 20,
-        "{} blocks",
-        metadata.blocks()
-    );
+    assert!(metadata.blocks() * 512 < 1 << 20, "{} blocks", metadata.blocks());
 }
 
 #[test]
@@ -99,10 +81,7 @@ fn more_than_was_announced_is_refused() {
     let budget = Budget::new(Limits::default(), folder.path());
     let mut data = DataWriter::new(temporary(), temporary()).unwrap();
     assert!(data.begin(3, 0, &budget).unwrap().write(b"four").is_err());
-    let limit = LimitError::Exceeded {
-        what: "bytes in the flattened image",
-        limit: 8 << 40,
-    };
+    let limit = LimitError::Exceeded { what: "bytes in the flattened image", limit: 8 << 40 };
     let error = data.begin(u64::MAX, 0, &budget).unwrap_err();
     assert!(matches!(error, WriteError::Limit(found) if found == limit));
 }

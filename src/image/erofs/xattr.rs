@@ -39,11 +39,7 @@ pub fn encode_xattrs<'a>(
         }
         body.push(u8::try_from(name.len()).map_err(|_| XattrsTooLarge)?);
         body.push(index);
-        body.extend(
-            u16::try_from(value.len())
-                .map_err(|_| XattrsTooLarge)?
-                .to_le_bytes(),
-        );
+        body.extend(u16::try_from(value.len()).map_err(|_| XattrsTooLarge)?.to_le_bytes());
         body.extend(name);
         body.extend(value);
         body.resize(body.len().next_multiple_of(4), 0);
@@ -74,22 +70,14 @@ mod tests {
     #[test]
     fn names_are_split_and_entries_padded() {
         let body = encode(&[(b"user.ab", b"xyz"), (b"system.posix_acl_access", b"1")]).unwrap();
-        assert_eq!(
-            body[12..24],
-            [2, 1, 3, 0, b'a', b'b', b'x', b'y', b'z', 0, 0, 0]
-        );
+        assert_eq!(body[12..24], [2, 1, 3, 0, b'a', b'b', b'x', b'y', b'z', 0, 0, 0]);
         assert_eq!(body[24..], [0, 2, 1, 0, b'1', 0, 0, 0]);
         assert_eq!(encode(&[]), Ok(vec![]));
     }
 
     #[test]
     fn foreign_name_spaces_are_left_out() {
-        for name in [
-            "com.apple.quarantine",
-            "user.",
-            "system.posix_acl_accessx",
-            "security.\0",
-        ] {
+        for name in ["com.apple.quarantine", "user.", "system.posix_acl_accessx", "security.\0"] {
             assert_eq!(encode(&[(name.as_bytes(), b"1")]), Ok(vec![]), "{name}");
         }
     }
@@ -101,10 +89,7 @@ mod tests {
         assert_eq!(encode(&[(b"user.a", &[0; 65_536])]), Err(XattrsTooLarge));
         let value = [0; 65_535];
         let names: Vec<_> = (0..5).map(|n| format!("user.{n}").into_bytes()).collect();
-        let many: Vec<_> = names
-            .iter()
-            .map(|name| (name.as_slice(), &value[..]))
-            .collect();
+        let many: Vec<_> = names.iter().map(|name| (name.as_slice(), &value[..])).collect();
         assert!(encode(&many[..3]).is_ok());
         assert_eq!(encode(&many), Err(XattrsTooLarge));
     }

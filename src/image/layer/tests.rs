@@ -28,9 +28,7 @@ fn every_kind_of_file_arrives_with_all_it_has() {
     let files = one([
         Item::directory("./").mode(0o1777).owner(3, 4),
         Item::directory("bin/"),
-        Item::file("bin/su", "#!")
-            .mode(0o4755)
-            .owner(70_000, 4_000_000_000),
+        Item::file("bin/su", "#!").mode(0o4755).owner(70_000, 4_000_000_000),
         Item::symlink("bin/sh", "su"),
         Item::new(b'3', "null").device(1, 3).mode(0o666),
         Item::new(b'4', "disk").device(259, 70_000),
@@ -39,42 +37,21 @@ fn every_kind_of_file_arrives_with_all_it_has() {
         Item::file("cap", "x").pax("SCHILY.xattr.security.capability", b"\x01\0\0\x02\n\0="),
     ]);
     let file = |path: &str| &files[path];
-    assert_eq!(
-        (file("/").mode, file("/").owner, file("/").links),
-        (0o041_777, (3, 4), 3)
-    );
-    assert_eq!(
-        (file("/bin/su").mode, file("/bin/su").owner),
-        (0o104_755, (70_000, 4_000_000_000))
-    );
-    assert_eq!(
-        (file("/bin/sh").mode, &*file("/bin/sh").data),
-        (0o120_777, &b"su"[..])
-    );
-    assert_eq!(
-        (file("/null").mode, file("/null").device),
-        (0o020_666, Some((1, 3)))
-    );
-    assert_eq!(
-        (file("/disk").mode, file("/disk").device),
-        (0o060_644, Some((259, 70_000)))
-    );
+    assert_eq!((file("/").mode, file("/").owner, file("/").links), (0o041_777, (3, 4), 3));
+    assert_eq!((file("/bin/su").mode, file("/bin/su").owner), (0o104_755, (70_000, 4_000_000_000)));
+    assert_eq!((file("/bin/sh").mode, &*file("/bin/sh").data), (0o120_777, &b"su"[..]));
+    assert_eq!((file("/null").mode, file("/null").device), (0o020_666, Some((1, 3))));
+    assert_eq!((file("/disk").mode, file("/disk").device), (0o060_644, Some((259, 70_000))));
     assert_eq!(file("/fifo").mode, 0o010_600);
     assert_eq!(file("/time").mtime, (-2, 250_000_000));
-    assert_eq!(
-        file("/cap").xattrs[&b"security.capability"[..]],
-        b"\x01\0\0\x02\n\0="
-    );
+    assert_eq!(file("/cap").xattrs[&b"security.capability"[..]], b"\x01\0\0\x02\n\0=");
 }
 
 #[test]
 fn a_directory_that_is_named_again_keeps_what_is_in_it() {
     let files = flatten(&[
         archive([Item::directory("d").owner(1, 1), Item::file("d/a", "1")]),
-        archive([
-            Item::directory("d").mode(0o700).owner(2, 2),
-            Item::file("d/b", "2"),
-        ]),
+        archive([Item::directory("d").mode(0o700).owner(2, 2), Item::file("d/b", "2")]),
     ]);
     let files = files.unwrap();
     assert_eq!(paths(&files), ["/", "/d", "/d/a", "/d/b"]);
@@ -83,30 +60,12 @@ fn a_directory_that_is_named_again_keeps_what_is_in_it() {
 
 #[test]
 fn files_and_directories_take_each_other_s_place() {
-    let below = archive([
-        Item::file("a/x/y", ""),
-        Item::file("b", ""),
-        Item::symlink("c", "a"),
-    ]);
-    let above = archive([
-        Item::file("a", "1"),
-        Item::file("b/z", ""),
-        Item::directory("c"),
-    ]);
+    let below = archive([Item::file("a/x/y", ""), Item::file("b", ""), Item::symlink("c", "a")]);
+    let above = archive([Item::file("a", "1"), Item::file("b/z", ""), Item::directory("c")]);
     let error = flatten(&[below.clone(), above]).unwrap_err();
-    assert!(
-        error.to_string().contains("b/z"),
-        "a file is no directory: {error}"
-    );
-    let above = archive([
-        Item::file("a", "1"),
-        Item::directory("b"),
-        Item::directory("c"),
-    ]);
-    assert_eq!(
-        paths(&flatten(&[below, above]).unwrap()),
-        ["/", "/a", "/b", "/c"]
-    );
+    assert!(error.to_string().contains("b/z"), "a file is no directory: {error}");
+    let above = archive([Item::file("a", "1"), Item::directory("b"), Item::directory("c")]);
+    assert_eq!(paths(&flatten(&[below, above]).unwrap()), ["/", "/a", "/b", "/c"]);
 }
 
 #[test]
@@ -132,10 +91,7 @@ fn whiteouts_hide_what_is_below_and_nothing_of_their_own_layer() {
     backwards.reverse();
     for above in [archive(items()), archive(backwards)] {
         let files = flatten(&[below.clone(), above]).unwrap();
-        assert_eq!(
-            paths(&files),
-            ["/", "/a", "/d", "/d/sub", "/d/sub/new", "/e"]
-        );
+        assert_eq!(paths(&files), ["/", "/a", "/d", "/d/sub", "/d/sub/new", "/e"]);
         assert_eq!(files["/a"].data, b"new");
     }
 }
@@ -161,10 +117,7 @@ fn an_opaque_directory_hides_all_that_is_below_wherever_it_stands() {
     for above in [archive(items()), archive(backwards)] {
         let files = flatten(&[below.clone(), above]).unwrap();
         assert_eq!(paths(&files), ["/", "/d", "/d/sub", "/d/x", "/e"]);
-        assert_eq!(
-            (&*files["/d/x"].data, files["/d"].owner),
-            (&b"new"[..], (5, 5))
-        );
+        assert_eq!((&*files["/d/x"].data, files["/d"].owner), (&b"new"[..], (5, 5)));
     }
 }
 
@@ -172,10 +125,7 @@ fn an_opaque_directory_hides_all_that_is_below_wherever_it_stands() {
 fn whiteouts_follow_links_on_their_way_within_the_root() {
     let below = archive([Item::file("real/x", ""), Item::symlink("d", "/../../real")]);
     let above = archive([Item::new(b'0', "d/.wh.x")]);
-    assert_eq!(
-        paths(&flatten(&[below, above]).unwrap()),
-        ["/", "/d", "/real"]
-    );
+    assert_eq!(paths(&flatten(&[below, above]).unwrap()), ["/", "/d", "/real"]);
 }
 
 #[test]
@@ -192,28 +142,16 @@ fn what_aufs_kept_for_itself_is_no_file() {
 fn whiteouts_of_nothing_are_refused() {
     for name in [".wh.", ".wh..", ".wh...", "d/.wh..."] {
         let text = refusal([Item::directory("d"), Item::new(b'0', name)]);
-        assert_eq!(
-            text,
-            format!("the entry {name:?} is refused: it is a whiteout of nothing")
-        );
+        assert_eq!(text, format!("the entry {name:?} is refused: it is a whiteout of nothing"));
     }
 }
 
 #[test]
 fn hard_links_share_a_file_across_layers_and_outlive_its_first_name() {
     let files = flatten(&[
-        archive([
-            Item::file("a", "data").owner(1, 1),
-            Item::hard_link("b", "a").owner(1, 1),
-        ]),
-        archive([
-            Item::hard_link("c", "/b").owner(2, 2),
-            Item::file("a", "other"),
-        ]),
-        archive([
-            Item::new(b'0', ".wh.b"),
-            Item::hard_link("dir/d", "./c").mode(0o600),
-        ]),
+        archive([Item::file("a", "data").owner(1, 1), Item::hard_link("b", "a").owner(1, 1)]),
+        archive([Item::hard_link("c", "/b").owner(2, 2), Item::file("a", "other")]),
+        archive([Item::new(b'0', ".wh.b"), Item::hard_link("dir/d", "./c").mode(0o600)]),
     ]);
     let files = files.unwrap();
     assert_eq!(paths(&files), ["/", "/a", "/c", "/dir", "/dir/d"]);
@@ -226,10 +164,7 @@ fn hard_links_share_a_file_across_layers_and_outlive_its_first_name() {
 #[test]
 fn a_hard_link_may_name_a_symbolic_link_but_no_directory() {
     let files = one([Item::symlink("a", "/nowhere"), Item::hard_link("b", "a")]);
-    assert_eq!(
-        (files["/b"].mode & 0o170_000, files["/b"].inode),
-        (0o120_000, files["/a"].inode)
-    );
+    assert_eq!((files["/b"].mode & 0o170_000, files["/b"].inode), (0o120_000, files["/a"].inode));
     assert!(refusal([Item::directory("d"), Item::hard_link("b", "d")]).contains("is a directory"));
     assert!(refusal([Item::hard_link("b", "/")]).contains("is a directory"));
     assert!(refusal([Item::hard_link("b", "a")]).contains(r#""a", which does not exist"#));
@@ -243,26 +178,11 @@ fn a_hard_link_to_itself_changes_nothing() {
 
 #[test]
 fn names_outside_the_root_are_refused_by_name() {
-    for name in [
-        "../x",
-        "a/../../x",
-        "./../x",
-        "..",
-        "../../../../etc/passwd",
-    ] {
+    for name in ["../x", "a/../../x", "./../x", "..", "../../../../etc/passwd"] {
         let text = refusal([Item::file(name, "")]);
-        assert_eq!(
-            text,
-            format!("the entry {name:?} is refused: it lies outside the root")
-        );
-        assert!(
-            refusal([Item::hard_link("a", name)]).contains("outside the root"),
-            "{name}"
-        );
-        assert!(
-            refusal([Item::directory(name)]).contains("outside the root"),
-            "{name}"
-        );
+        assert_eq!(text, format!("the entry {name:?} is refused: it lies outside the root"));
+        assert!(refusal([Item::hard_link("a", name)]).contains("outside the root"), "{name}");
+        assert!(refusal([Item::directory(name)]).contains("outside the root"), "{name}");
     }
 }
 
@@ -273,10 +193,7 @@ fn absolute_names_mean_the_root_of_the_image() {
         Item::file("/../x", "2"),
         Item::file("a//./b/../c", "3"),
     ]);
-    assert_eq!(
-        paths(&files),
-        ["/", "/a", "/a/c", "/etc", "/etc/passwd", "/x"]
-    );
+    assert_eq!(paths(&files), ["/", "/a", "/a/c", "/etc", "/etc/passwd", "/x"]);
 }
 
 #[test]
@@ -296,17 +213,10 @@ fn links_on_the_way_stay_in_the_image() {
 
 #[test]
 fn links_without_end_and_paths_through_files_are_refused() {
-    let text = refusal([
-        Item::symlink("a", "b"),
-        Item::symlink("b", "a"),
-        Item::file("a/x", ""),
-    ]);
+    let text = refusal([Item::symlink("a", "b"), Item::symlink("b", "a"), Item::file("a/x", "")]);
     assert!(text.contains("40 symbolic links"), "{text}");
     let text = refusal([Item::file("f", ""), Item::file("f/x", "")]);
-    assert!(
-        text.contains(r#""f" in its path is not a directory"#),
-        "{text}"
-    );
+    assert!(text.contains(r#""f" in its path is not a directory"#), "{text}");
 }
 
 #[test]
@@ -347,10 +257,7 @@ fn marks_of_overlayfs_are_left_out() {
         .pax("SCHILY.xattr.trusted.overlay.redirect", b"/etc")
         .pax("SCHILY.xattr.user.overlay.opaque", b"y")
         .pax("SCHILY.xattr.user.mine", b"1")]);
-    assert_eq!(
-        files["/a"].xattrs.keys().collect::<Vec<_>>(),
-        [&b"user.mine".to_vec()]
-    );
+    assert_eq!(files["/a"].xattrs.keys().collect::<Vec<_>>(), [&b"user.mine".to_vec()]);
 }
 
 #[test]
@@ -365,48 +272,12 @@ fn each_bound_ends_a_layer() {
     let defaults = Limits::default();
     let files = || archive((0..20).map(|n| Item::file(&format!("d/{n}"), [7; 4096])));
     for (limits, what) in [
-        (
-            Limits {
-                entries: 10,
-                ..defaults.clone()
-            },
-            "10 entries",
-        ),
-        (
-            Limits {
-                metadata_bytes: 1000,
-                ..defaults.clone()
-            },
-            "1000 bytes of names",
-        ),
-        (
-            Limits {
-                steps: 5,
-                ..defaults.clone()
-            },
-            "5 directory look-ups",
-        ),
-        (
-            Limits {
-                unpacked_bytes: 9000,
-                ..defaults.clone()
-            },
-            "9000 bytes after decompression",
-        ),
-        (
-            Limits {
-                image_bytes: 40_000,
-                ..defaults.clone()
-            },
-            "40000 bytes in the flattened image",
-        ),
-        (
-            Limits {
-                reserve_bytes: u64::MAX,
-                ..defaults
-            },
-            "file system of the image store is full",
-        ),
+        (Limits { entries: 10, ..defaults.clone() }, "10 entries"),
+        (Limits { metadata_bytes: 1000, ..defaults.clone() }, "1000 bytes of names"),
+        (Limits { steps: 5, ..defaults.clone() }, "5 directory look-ups"),
+        (Limits { unpacked_bytes: 9000, ..defaults.clone() }, "9000 bytes after decompression"),
+        (Limits { image_bytes: 40_000, ..defaults.clone() }, "40000 bytes in the flattened image"),
+        (Limits { reserve_bytes: u64::MAX, ..defaults }, "file system of the image store is full"),
     ] {
         let error = flatten_within(&[files()], limits).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
@@ -416,19 +287,12 @@ fn each_bound_ends_a_layer() {
 #[test]
 fn the_same_layers_make_the_same_bytes() {
     let layers = [
-        archive([
-            Item::file("a", [1; 5000]),
-            Item::file("b/c", "x"),
-            Item::file("e", [2; 9000]),
-        ]),
+        archive([Item::file("a", [1; 5000]), Item::file("b/c", "x"), Item::file("e", [2; 9000])]),
         archive([Item::new(b'0', ".wh.a"), Item::hard_link("d", "b/c")]),
     ];
     let first = flatten_within(&layers, Limits::default()).unwrap();
     assert_eq!(first, flatten_within(&layers, Limits::default()).unwrap());
-    assert!(
-        !first.windows(64).any(|bytes| bytes == [1; 64]),
-        "removed data stay in the image"
-    );
+    assert!(!first.windows(64).any(|bytes| bytes == [1; 64]), "removed data stay in the image");
 }
 
 /// An entry that may do anything to few names, so that they meet.

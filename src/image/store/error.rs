@@ -9,7 +9,10 @@ use super::super::reference::ReferenceError;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// no image has the name, id or digest
-    #[error("no such image: {0:?} (`ampoule image ls` lists those that there are)")]
+    #[error(
+        "no such image: {0:?}: load it from an archive (ampoule load -i FILE), or see which there \
+         are (ampoule image ls)"
+    )]
     NotFound(String),
     /// a text that can be neither name nor id
     #[error(transparent)]
@@ -64,11 +67,7 @@ impl StoreError {
     pub(super) fn io(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
         move |source| match LimitError::of_write(&source) {
             Some(full) => Self::Full(full),
-            None => Self::Io {
-                what,
-                path: path.to_owned(),
-                source,
-            },
+            None => Self::Io { what, path: path.to_owned(), source },
         }
     }
 }

@@ -162,10 +162,7 @@ impl Store {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<Loaded>, LoadError> {
         let sources = archive.images(&budget)?;
-        let planned = sources
-            .into_iter()
-            .map(plan)
-            .collect::<Result<Vec<_>, _>>()?;
+        let planned = sources.into_iter().map(plan).collect::<Result<Vec<_>, _>>()?;
         let mut ready: HashMap<Digest, Ready> = HashMap::new();
         for image in &planned {
             if ready.contains_key(&image.id) {
@@ -178,12 +175,7 @@ impl Store {
                     let made = DirBuilder::new().mode(0o700).create(&folder);
                     made.map_err(StoreError::io("creating", &folder))?;
                     budget.next_image();
-                    Unpacker {
-                        archive,
-                        budget: &mut budget,
-                        progress,
-                    }
-                    .unpack(
+                    Unpacker { archive, budget: &mut budget, progress }.unpack(
                         &image.source,
                         image.id,
                         &image.diff_ids,
@@ -238,18 +230,10 @@ impl Store {
 fn loaded(image: &Planned) -> Vec<Loaded> {
     let id = image.id;
     if image.names.is_empty() {
-        return vec![Loaded {
-            reference: None,
-            id,
-        }];
+        return vec![Loaded { reference: None, id }];
     }
     let names = image.names.iter().cloned();
-    names
-        .map(|name| Loaded {
-            reference: Some(name),
-            id,
-        })
-        .collect()
+    names.map(|name| Loaded { reference: Some(name), id }).collect()
 }
 
 /// A file without a name in `folder`.
@@ -275,9 +259,7 @@ fn plan(source: ImageSource) -> Result<Planned, LoadError> {
         }
         .into());
     }
-    let diff_ids = diff_ids
-        .iter()
-        .map(|digest| digest.parse().map_err(LoadError::DiffId));
+    let diff_ids = diff_ids.iter().map(|digest| digest.parse().map_err(LoadError::DiffId));
     let diff_ids = diff_ids.collect::<Result<_, _>>()?;
     let mut names = Vec::new();
     for name in &source.names {
@@ -286,10 +268,5 @@ fn plan(source: ImageSource) -> Result<Planned, LoadError> {
             names.push(name);
         }
     }
-    Ok(Planned {
-        id,
-        names,
-        diff_ids,
-        source,
-    })
+    Ok(Planned { id, names, diff_ids, source })
 }

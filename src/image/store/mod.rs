@@ -88,10 +88,7 @@ impl Store {
     ///
     /// [`StoreError::Io`] if the folders cannot be made.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let store = Self {
-            root: root.to_owned(),
-            limits: Limits::default(),
-        };
+        let store = Self { root: root.to_owned(), limits: Limits::default() };
         for folder in [store.images(), store.staging()] {
             DirBuilder::new()
                 .recursive(true)
@@ -108,11 +105,7 @@ impl Store {
         if nix::unistd::geteuid().is_root() {
             return "/var/lib/ampoule".into();
         }
-        let variable = |name| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|p| p.is_absolute())
-        };
+        let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
         let data = variable("XDG_DATA_HOME")
             .or_else(|| variable("HOME").map(|home| home.join(".local/share")));
         data.unwrap_or_else(|| "/tmp".into()).join("ampoule")
@@ -142,12 +135,8 @@ impl Store {
 
     fn lock(&self, lock: fn(&File) -> io::Result<()>) -> Result<Locked, StoreError> {
         let path = self.root.join("lock");
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path);
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.map_err(StoreError::io("opening", &path))?;
         lock(&file).map_err(StoreError::io("locking", &path))?;
         Ok(Locked(file))
@@ -172,8 +161,7 @@ impl Store {
         let held = self.lock_shared()?;
         let references = References::read(&self.references())?;
         let (id, _) = self.find(text, &references, &held)?;
-        self.image(id, &references, &held)?
-            .ok_or_else(|| StoreError::NotFound(text.to_owned()))
+        self.image(id, &references, &held)?.ok_or_else(|| StoreError::NotFound(text.to_owned()))
     }
 
     /// All images, the newest first.
@@ -225,19 +213,12 @@ impl Store {
                 let id = self.by_digest(digest)?.ok_or_else(not_found)?;
                 let mut names = references.of(id).into_iter();
                 let named = names.any(|name| name.name() == reference.name());
-                return if named {
-                    Ok((id, None))
-                } else {
-                    Err(not_found())
-                };
+                return if named { Ok((id, None)) } else { Err(not_found()) };
             }
         }
         let hexadecimal = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
         if !digits.is_empty() && digits.bytes().all(hexadecimal) {
-            let mut found = self
-                .ids()?
-                .into_iter()
-                .filter(|id| id.hex().starts_with(digits));
+            let mut found = self.ids()?.into_iter().filter(|id| id.hex().starts_with(digits));
             if let Some(id) = found.next() {
                 return match found.next() {
                     None => Ok((id, None)),
@@ -276,33 +257,17 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("opening", &folder)(error)),
         };
-        guard
-            .lock_shared()
-            .map_err(StoreError::io("locking", &folder))?;
+        guard.lock_shared().map_err(StoreError::io("locking", &folder))?;
         let path = folder.join(CONFIG);
         let config = fs::read(&path).map_err(StoreError::io("reading", &path))?;
-        let config: ImageConfiguration =
-            serde_json::from_slice(&config).map_err(|source| StoreError::Damaged {
-                path,
-                source: source.into(),
-            })?;
+        let config: ImageConfiguration = serde_json::from_slice(&config)
+            .map_err(|source| StoreError::Damaged { path, source: source.into() })?;
         let rootfs = folder.join(ROOTFS);
         let metadata = fs::metadata(&rootfs).map_err(StoreError::io("reading", &rootfs))?;
-        let created = config
-            .created()
-            .as_ref()
-            .and_then(|created| created.parse().ok());
+        let created = config.created().as_ref().and_then(|created| created.parse().ok());
         let references = references.of(id);
         let size = metadata.blocks() * 512;
-        Ok(Some(Image {
-            id,
-            references,
-            config,
-            rootfs,
-            size,
-            created,
-            guard,
-        }))
+        Ok(Some(Image { id, references, config, rootfs, size, created, guard }))
     }
 }
 

@@ -25,10 +25,7 @@ impl References {
         };
         parse(&text)
             .map(Self)
-            .map_err(|source| StoreError::Damaged {
-                path: path.to_owned(),
-                source,
-            })
+            .map_err(|source| StoreError::Damaged { path: path.to_owned(), source })
     }
 
     /// Replaces the file as a whole, so that it is never half written.
@@ -39,20 +36,14 @@ impl References {
     /// Writes a new file beside the old one: all that a full disk can keep from happening.
     pub fn prepare(&self, path: &Path) -> Result<Prepared, StoreError> {
         let failed = StoreError::io("writing", path);
-        let names: BTreeMap<String, String> = self
-            .0
-            .iter()
-            .map(|(name, id)| (name.to_string(), id.to_string()))
-            .collect();
+        let names: BTreeMap<String, String> =
+            self.0.iter().map(|(name, id)| (name.to_string(), id.to_string())).collect();
         let text = serde_json::to_vec_pretty(&names).map_err(|error| failed(error.into()))?;
         let directory = path.parent().unwrap_or(Path::new("."));
         let mut new = NamedTempFile::new_in(directory).map_err(&failed)?;
         new.write_all(&text).map_err(&failed)?;
         new.as_file().sync_all().map_err(&failed)?;
-        Ok(Prepared {
-            new,
-            path: path.to_owned(),
-        })
+        Ok(Prepared { new, path: path.to_owned() })
     }
 
     /// Which image `name` means.
@@ -88,8 +79,7 @@ impl Prepared {
     /// Puts the new file in the place of the old one.
     pub fn commit(self) -> Result<(), StoreError> {
         let Self { new, path } = self;
-        new.persist(&path)
-            .map_err(|error| StoreError::io("writing", &path)(error.error))?;
+        new.persist(&path).map_err(|error| StoreError::io("writing", &path)(error.error))?;
         super::sync_directory(path.parent().unwrap_or(Path::new(".")))
     }
 }
@@ -98,10 +88,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 fn parse(text: &[u8]) -> Result<BTreeMap<Reference, Digest>, Error> {
     let names: BTreeMap<String, String> = serde_json::from_slice(text)?;
-    names
-        .into_iter()
-        .map(|(name, id)| Ok((name.parse()?, id.parse()?)))
-        .collect()
+    names.into_iter().map(|(name, id)| Ok((name.parse()?, id.parse()?))).collect()
 }
 
 #[cfg(test)]

@@ -35,15 +35,11 @@ impl Store {
             references.write(&self.references())?;
             return Ok(vec![Removed::Untagged(name)]);
         }
-        let one_repository = names
-            .windows(2)
-            .all(|pair| matches!(pair, [a, b] if a.name() == b.name()));
+        let one_repository =
+            names.windows(2).all(|pair| matches!(pair, [a, b] if a.name() == b.name()));
         if !one_repository && !force {
             let names: Vec<_> = names.iter().map(Reference::familiar).collect();
-            return Err(StoreError::Referenced {
-                id,
-                names: names.join(", "),
-            });
+            return Err(StoreError::Referenced { id, names: names.join(", ") });
         }
         let trash = self.delete(text, id, &names, references, &held)?;
         // Others need not wait while the files go.
@@ -70,9 +66,7 @@ impl Store {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(StoreError::InUse {
-                    name: text.to_owned(),
-                });
+                return Err(StoreError::InUse { name: text.to_owned() });
             }
             Err(TryLockError::Error(error)) => {
                 return Err(StoreError::io("locking", &folder)(error));

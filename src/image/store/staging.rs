@@ -27,11 +27,7 @@ impl Staging {
     pub fn create(store: &Store, _held: &Locked) -> Result<Self, StoreError> {
         let parent = store.staging();
         let failed = StoreError::io("creating a folder in", &parent);
-        let path = tempfile::Builder::new()
-            .prefix("")
-            .tempdir_in(&parent)
-            .map_err(&failed)?
-            .keep();
+        let path = tempfile::Builder::new().prefix("").tempdir_in(&parent).map_err(&failed)?.keep();
         let lock = File::open(&path).map_err(&failed)?;
         let staging = Self { path, _lock: lock };
         staging._lock.lock().map_err(&failed)?;

@@ -36,10 +36,7 @@ impl Parts {
 }
 
 fn config(layers: &[Vec<u8>]) -> Vec<u8> {
-    let diff_ids: Vec<_> = layers
-        .iter()
-        .map(|layer| Digest::of(layer).to_string())
-        .collect();
+    let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::of(layer).to_string()).collect();
     json!({
         "architecture": ARCHITECTURE, "os": "linux", "created": "2024-01-02T03:04:05Z",
         "config": {"Cmd": ["/bin/sh"], "Env": null},
@@ -57,10 +54,7 @@ const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
 /// Adds an image with the layers `files` (of the contents `layers`); its manifest's descriptor.
 fn image(parts: &mut Parts, layers: &[Vec<u8>], files: &[Vec<u8>]) -> Value {
     let config = parts.blob(CONFIG_TYPE, &config(layers));
-    let layers: Vec<_> = files
-        .iter()
-        .map(|file| parts.blob(LAYER_TYPE, file))
-        .collect();
+    let layers: Vec<_> = files.iter().map(|file| parts.blob(LAYER_TYPE, file)).collect();
     let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers});
     parts.blob(MANIFEST_TYPE, manifest.to_string().as_bytes())
 }
@@ -72,19 +66,13 @@ fn with_name(mut descriptor: Value, name: &str) -> Value {
 
 fn index(parts: &mut Parts, manifests: &[Value]) {
     parts.json("oci-layout", &json!({"imageLayoutVersion": "1.0.0"}));
-    parts.json(
-        "index.json",
-        &json!({"schemaVersion": 2, "manifests": manifests}),
-    );
+    parts.json("index.json", &json!({"schemaVersion": 2, "manifests": manifests}));
 }
 
 fn layers() -> Vec<Vec<u8>> {
     vec![
         archive([Item::file("etc/hostname", "below"), Item::file("gone", "x")]),
-        archive([
-            Item::new(b'0', ".wh.gone"),
-            Item::file("etc/hostname", "above"),
-        ]),
+        archive([Item::new(b'0', ".wh.gone"), Item::file("etc/hostname", "above")]),
     ]
 }
 
@@ -106,10 +94,7 @@ fn classic(tags: &[&str]) -> Parts {
         parts.file(&format!("{at}/layer.tar"), layer);
     }
     let files = ["0/layer.tar", "1/layer.tar"];
-    parts.json(
-        "manifest.json",
-        &json!([{"Config": name, "RepoTags": tags, "Layers": files}]),
-    );
+    parts.json("manifest.json", &json!([{"Config": name, "RepoTags": tags, "Layers": files}]));
     parts
 }
 
@@ -163,10 +148,7 @@ impl Lab {
 }
 
 fn names(loaded: &[Loaded]) -> Vec<String> {
-    loaded
-        .iter()
-        .filter_map(|image| image.reference.as_ref().map(Reference::familiar))
-        .collect()
+    loaded.iter().filter_map(|image| image.reference.as_ref().map(Reference::familiar)).collect()
 }
 
 #[test]
@@ -177,17 +159,10 @@ fn an_oci_layout_is_loaded() {
     let image = lab.store.get("box:1").unwrap();
     assert_eq!(image.id, Digest::of(&config(&layers())));
     assert_eq!(image.created.unwrap().to_string(), "2024-01-02T03:04:05Z");
-    let cmd = image
-        .config
-        .config()
-        .as_ref()
-        .and_then(|config| config.cmd().clone());
+    let cmd = image.config.config().as_ref().and_then(|config| config.cmd().clone());
     assert_eq!(cmd, Some(vec!["/bin/sh".to_owned()]));
     let files = read_image(&fs::read(&image.rootfs).unwrap());
-    assert_eq!(
-        files.keys().collect::<Vec<_>>(),
-        ["/", "/etc", "/etc/hostname"]
-    );
+    assert_eq!(files.keys().collect::<Vec<_>>(), ["/", "/etc", "/etc/hostname"]);
     assert_eq!(files["/etc/hostname"].data, b"above");
 }
 
@@ -203,11 +178,7 @@ fn layers_are_decompressed_and_archives_as_well() {
     let mut parts = Parts::default();
     let descriptor = image(&mut parts, &plain, &files);
     index(&mut parts, &[with_name(descriptor, "box")]);
-    for bytes in [
-        parts.tar(),
-        gzip(&parts.tar()),
-        zstd::encode_all(&*parts.tar(), 1).unwrap(),
-    ] {
+    for bytes in [parts.tar(), gzip(&parts.tar()), zstd::encode_all(&*parts.tar(), 1).unwrap()] {
         let lab = lab();
         lab.load(&bytes).unwrap();
         let files = read_image(&fs::read(lab.store.get("box").unwrap().rootfs).unwrap());
@@ -228,10 +199,7 @@ fn a_layer_may_be_a_link_to_that_of_another_image() {
     let parts = classic(&["box"]);
     let tar = archive(parts.0.iter().flat_map(|(name, bytes)| {
         if name == "1/layer.tar" {
-            vec![
-                Item::symlink(name, "../shared/layer.tar"),
-                Item::file("shared/layer.tar", bytes),
-            ]
+            vec![Item::symlink(name, "../shared/layer.tar"), Item::file("shared/layer.tar", bytes)]
         } else {
             vec![Item::file(name, bytes)]
         }
@@ -245,10 +213,7 @@ fn names_come_from_both_layouts_of_one_archive() {
     let descriptor = image(&mut parts, &layers(), &layers());
     let config = format!("blobs/sha256/{}", Digest::of(&config(&layers())).hex());
     index(&mut parts, &[descriptor]);
-    parts.json(
-        "manifest.json",
-        &json!([{"Config": config, "RepoTags": ["box:3"], "Layers": []}]),
-    );
+    parts.json("manifest.json", &json!([{"Config": config, "RepoTags": ["box:3"], "Layers": []}]));
     assert_eq!(names(&lab().load(&parts.tar()).unwrap()), ["box:3"]);
 }
 
@@ -257,13 +222,7 @@ fn an_image_without_name_is_found_by_its_id() {
     let lab = lab();
     let loaded = lab.load(&classic(&[]).tar()).unwrap();
     let id = loaded[0].id;
-    assert_eq!(
-        loaded,
-        [Loaded {
-            reference: None,
-            id
-        }]
-    );
+    assert_eq!(loaded, [Loaded { reference: None, id }]);
     for text in [id.to_string(), id.hex(), id.hex()[..6].to_owned()] {
         assert_eq!(lab.store.get(&text).unwrap().id, id, "{text}");
     }
@@ -305,10 +264,7 @@ fn files_and_folders_are_loaded_in_place() {
     }
     lab.store.load_path(&folder, &mut |_| {}).unwrap();
     lab.store.get("box").unwrap();
-    let missing = lab
-        .store
-        .load_path(&lab.folder.path().join("none"), &mut |_| {})
-        .unwrap_err();
+    let missing = lab.store.load_path(&lab.folder.path().join("none"), &mut |_| {}).unwrap_err();
     assert!(missing.to_string().contains("none"), "{missing}");
 }
 
@@ -337,10 +293,7 @@ fn an_image_that_is_there_is_not_unpacked_again() {
         }
     };
     let loaded = lab.store.load(&*oci("box:2").tar(), &mut count).unwrap();
-    assert_eq!(
-        (names(&loaded), layers_read.get()),
-        (vec!["box:2".to_owned()], 0)
-    );
+    assert_eq!((names(&loaded), layers_read.get()), (vec!["box:2".to_owned()], 0));
     assert_eq!(lab.store.list().unwrap().len(), 1);
 }
 
@@ -354,13 +307,7 @@ fn a_name_moves_to_the_image_that_was_loaded_last() {
     lab.load(&parts.tar()).unwrap();
     assert_eq!(lab.store.get("box").unwrap().id, Digest::of(&config(&[])));
     let images = lab.store.list().unwrap();
-    assert_eq!(
-        images
-            .iter()
-            .filter(|image| image.references.is_empty())
-            .count(),
-        1
-    );
+    assert_eq!(images.iter().filter(|image| image.references.is_empty()).count(), 1);
 }
 
 #[test]
@@ -369,16 +316,10 @@ fn names_are_taken_away_before_images() {
     lab.load(&classic(&["box:1", "box:2"]).tar()).unwrap();
     let id = lab.store.get("box:1").unwrap().id;
     let untagged = |name: &str| Removed::Untagged(name.parse().unwrap());
-    assert_eq!(
-        lab.store.remove("box:1", false).unwrap(),
-        [untagged("box:1")]
-    );
+    assert_eq!(lab.store.remove("box:1", false).unwrap(), [untagged("box:1")]);
     let last = [untagged("box:2"), Removed::Deleted(id)];
     assert_eq!(lab.store.remove("box:2", false).unwrap(), last);
-    assert!(matches!(
-        lab.store.get("box:2"),
-        Err(StoreError::NotFound(_))
-    ));
+    assert!(matches!(lab.store.get("box:2"), Err(StoreError::NotFound(_))));
     assert!(!lab.store.folder(id).exists());
     assert_eq!(fs::read_dir(lab.store.staging()).unwrap().count(), 0);
 }
@@ -389,10 +330,7 @@ fn an_id_with_names_in_several_repositories_needs_force() {
     lab.load(&classic(&["a", "b"]).tar()).unwrap();
     let id = lab.store.get("a").unwrap().id;
     let refused = lab.store.remove(&id.hex()[..12], false).unwrap_err();
-    assert!(
-        matches!(refused, StoreError::Referenced { .. }),
-        "{refused}"
-    );
+    assert!(matches!(refused, StoreError::Referenced { .. }), "{refused}");
     assert_eq!(lab.store.remove(&id.hex()[..12], true).unwrap().len(), 3);
 }
 
@@ -403,10 +341,7 @@ fn an_image_in_use_stays() {
     let image = lab.store.get("box").unwrap();
     let inherited = image.guard().try_clone().unwrap();
     drop(image);
-    assert!(matches!(
-        lab.store.remove("box", true),
-        Err(StoreError::InUse { .. })
-    ));
+    assert!(matches!(lab.store.remove("box", true), Err(StoreError::InUse { .. })));
     drop(inherited);
     lab.store.remove("box", false).unwrap();
 }
@@ -416,32 +351,16 @@ fn what_is_no_image_is_told_from_what_is_no_name() {
     let lab = lab();
     for text in ["box", "abc", "sha256:abc", "a@sha256:12"] {
         let error = lab.store.get(text).unwrap_err();
-        assert!(
-            matches!(error, StoreError::NotFound(_) | StoreError::Reference(_)),
-            "{text}"
-        );
+        assert!(matches!(error, StoreError::NotFound(_) | StoreError::Reference(_)), "{text}");
     }
     assert!(matches!(lab.store.get("box"), Err(StoreError::NotFound(_))));
-    assert!(matches!(
-        lab.store.get("Box Box"),
-        Err(StoreError::Reference(_))
-    ));
+    assert!(matches!(lab.store.get("Box Box"), Err(StoreError::Reference(_))));
     lab.load(&oci("box").tar()).unwrap();
-    let manifest = fs::read(
-        lab.store
-            .get("box")
-            .unwrap()
-            .rootfs
-            .with_file_name(MANIFEST),
-    )
-    .unwrap();
+    let manifest = fs::read(lab.store.get("box").unwrap().rootfs.with_file_name(MANIFEST)).unwrap();
     let digest = Digest::of(&manifest);
     lab.store.get(&format!("box@{digest}")).unwrap();
     lab.store.get(&digest.to_string()).unwrap();
-    assert!(matches!(
-        lab.store.get(&format!("other@{digest}")),
-        Err(StoreError::NotFound(_))
-    ));
+    assert!(matches!(lab.store.get(&format!("other@{digest}")), Err(StoreError::NotFound(_))));
 }
 
 #[test]
@@ -481,31 +400,20 @@ fn damage_is_named_and_leaves_nothing() {
         "xz compression is not supported (gzip and zstd are)"
     );
     // Within the data of an entry, between two entries, and within a header.
-    for length in [
-        whole.len() - 1100,
-        512 + 512,
-        whole.len() / 1024 * 512 + 100,
-    ] {
+    for length in [whole.len() - 1100, 512 + 512, whole.len() / 1024 * 512 + 100] {
         let text = lab.refuse(&whole[..length]);
         assert!(text.contains("cut short"), "{length}: {text}");
     }
+    assert!(lab.refuse(&archive([Item::file("x", "")])).contains("no image in the archive"));
     assert!(
-        lab.refuse(&archive([Item::file("x", "")]))
-            .contains("no image in the archive")
-    );
-    assert!(
-        lab.refuse(&archive([Item::file("../x", "")]))
-            .contains(r#"the entry "../x" is refused"#)
+        lab.refuse(&archive([Item::file("../x", "")])).contains(r#"the entry "../x" is refused"#)
     );
 }
 
 #[test]
 fn every_digest_is_checked() {
     let parts = oci("box");
-    let blobs = parts
-        .0
-        .iter()
-        .filter(|(name, _)| name.starts_with("blobs/"));
+    let blobs = parts.0.iter().filter(|(name, _)| name.starts_with("blobs/"));
     for (at, (name, bytes)) in blobs.enumerate() {
         let mut damaged = parts.clone();
         let mut bytes = bytes.clone();
@@ -514,46 +422,27 @@ fn every_digest_is_checked() {
         bytes[middle] ^= 1;
         damaged.file(name, &bytes);
         let text = lab().refuse(&damaged.tar());
-        assert!(
-            text.contains(name) && text.contains("its digest is"),
-            "{at}: {text}"
-        );
+        assert!(text.contains(name) && text.contains("its digest is"), "{at}: {text}");
         damaged.file(name, &bytes[1..]);
         let text = lab().refuse(&damaged.tar());
-        assert!(
-            text.contains(name) && text.contains("its size is"),
-            "{at}: {text}"
-        );
+        assert!(text.contains(name) && text.contains("its size is"), "{at}: {text}");
         damaged.0.retain(|(known, _)| known != name);
         let text = lab().refuse(&damaged.tar());
-        assert!(
-            text.contains(name) && text.contains("is missing"),
-            "{at}: {text}"
-        );
+        assert!(text.contains(name) && text.contains("is missing"), "{at}: {text}");
     }
     let mut damaged = classic(&["box"]);
     damaged.file("0/layer.tar", &archive([Item::file("other", "")]));
     assert!(
-        lab()
-            .refuse(&damaged.tar())
-            .contains("the layer 0/layer.tar is not that of the image")
+        lab().refuse(&damaged.tar()).contains("the layer 0/layer.tar is not that of the image")
     );
 }
 
 #[test]
 fn documents_that_lie_are_refused() {
     let mut parts = classic(&["Not A Name"]);
-    assert!(
-        lab()
-            .refuse(&parts.tar())
-            .contains("invalid image reference")
-    );
+    assert!(lab().refuse(&parts.tar()).contains("invalid image reference"));
     parts.file("manifest.json", b"{");
-    assert!(
-        lab()
-            .refuse(&parts.tar())
-            .starts_with("manifest.json is not valid")
-    );
+    assert!(lab().refuse(&parts.tar()).starts_with("manifest.json is not valid"));
     parts.json("manifest.json", &json!([{"Config": "../c", "Layers": []}]));
     assert_eq!(lab().refuse(&parts.tar()), "../c is missing in the archive");
     parts.file("manifest.json", &vec![b' '; 5 << 20]);
@@ -561,11 +450,7 @@ fn documents_that_lie_are_refused() {
     let mut parts = Parts::default();
     let descriptor = image(&mut parts, &layers()[..1], &layers());
     index(&mut parts, &[descriptor]);
-    assert!(
-        lab()
-            .refuse(&parts.tar())
-            .contains("lists 2 layers, the image's configuration 1")
-    );
+    assert!(lab().refuse(&parts.tar()).contains("lists 2 layers, the image's configuration 1"));
 }
 
 #[test]
@@ -574,10 +459,7 @@ fn one_bad_image_of_an_archive_keeps_them_all_out() {
     let good = image(&mut parts, &layers(), &layers());
     let bad = [archive([Item::file("../x", "")])];
     let bad = image(&mut parts, &bad, &bad);
-    index(
-        &mut parts,
-        &[with_name(good, "good"), with_name(bad, "bad")],
-    );
+    index(&mut parts, &[with_name(good, "good"), with_name(bad, "bad")]);
     assert!(lab().refuse(&parts.tar()).contains("outside the root"));
 }
 
@@ -589,33 +471,18 @@ fn a_bomb_ends_at_its_bound() {
     let descriptor = image(&mut parts, std::slice::from_ref(&zeroes), &[small]);
     index(&mut parts, &[descriptor]);
     let mut lab = lab();
-    let limits = Limits {
-        unpacked_bytes: 4 << 20,
-        ..Limits::default()
-    };
+    let limits = Limits { unpacked_bytes: 4 << 20, ..Limits::default() };
     lab.store = lab.store.clone().with_limits(limits);
-    assert!(
-        lab.refuse(&parts.tar())
-            .contains("more than 4194304 bytes after decompression")
-    );
-    let limits = Limits {
-        reserve_bytes: u64::MAX,
-        ..Limits::default()
-    };
+    assert!(lab.refuse(&parts.tar()).contains("more than 4194304 bytes after decompression"));
+    let limits = Limits { reserve_bytes: u64::MAX, ..Limits::default() };
     lab.store = lab.store.clone().with_limits(limits);
-    assert!(
-        lab.refuse(&parts.tar()).contains("ampoule image rm"),
-        "a full disk says what to do"
-    );
+    assert!(lab.refuse(&parts.tar()).contains("ampoule image rm"), "a full disk says what to do");
 }
 
 #[test]
 fn errors_keep_their_kind() {
     let error = lab().load(&[0; 100]).unwrap_err();
-    assert!(matches!(
-        error,
-        LoadError::Archive(ArchiveError::NotAnArchive)
-    ));
+    assert!(matches!(error, LoadError::Archive(ArchiveError::NotAnArchive)));
 }
 
 proptest! {

@@ -90,12 +90,7 @@ impl Unpacker<'_> {
             inner: blob,
             heard: |read| {
                 bytes += read;
-                progress(Progress::Layer {
-                    number,
-                    layers,
-                    bytes,
-                    size,
-                });
+                progress(Progress::Layer { number, layers, bytes, size });
             },
         };
         match read_layer(metered, tree, data, self.budget) {
@@ -103,26 +98,18 @@ impl Unpacker<'_> {
             Err(error) => {
                 // Damage is best named as what it is, not by what it made of the entries.
                 self.check_file(layer)?;
-                Err(LoadError::Layer {
-                    name: layer.name.clone(),
-                    source: error,
-                })
+                Err(LoadError::Layer { name: layer.name.clone(), source: error })
             }
         }
     }
 
     fn open(&self, layer: &LayerSource) -> Result<Blob, ArchiveError> {
         let name = &layer.name;
-        let blob = self
-            .archive
-            .open(name)?
-            .ok_or_else(|| self.archive.missing(name))?;
+        let blob = self.archive.open(name)?.ok_or_else(|| self.archive.missing(name))?;
         match layer.size {
-            Some(expected) if expected != blob.length() => Err(ArchiveError::Size {
-                name: name.clone(),
-                expected,
-                actual: blob.length(),
-            }),
+            Some(expected) if expected != blob.length() => {
+                Err(ArchiveError::Size { name: name.clone(), expected, actual: blob.length() })
+            }
             _ => Ok(blob),
         }
     }
@@ -133,17 +120,12 @@ impl Unpacker<'_> {
             return Ok(());
         };
         let mut reader = HashReader::new(self.open(layer)?);
-        let failed = |source| ArchiveError::File {
-            name: layer.name.clone(),
-            source,
-        };
+        let failed = |source| ArchiveError::File { name: layer.name.clone(), source };
         drain(&mut reader).map_err(failed)?;
         match reader.digest() {
-            Some(actual) if actual != expected => Err(ArchiveError::Digest {
-                name: layer.name.clone(),
-                expected,
-                actual,
-            }),
+            Some(actual) if actual != expected => {
+                Err(ArchiveError::Digest { name: layer.name.clone(), expected, actual })
+            }
             _ => Ok(()),
         }
     }
@@ -161,21 +143,14 @@ fn check(layer: &LayerSource, diff_id: Digest, found: Digests) -> Result<(), Loa
     let name = layer.name.clone();
     match (layer.digest, found.file) {
         (Some(expected), Some(actual)) if actual != expected => {
-            return Err(ArchiveError::Digest {
-                name,
-                expected,
-                actual,
-            }
-            .into());
+            return Err(ArchiveError::Digest { name, expected, actual }.into());
         }
         _ => {}
     }
     match found.content {
-        Some(actual) if actual != diff_id => Err(LoadError::Content {
-            name,
-            expected: diff_id,
-            actual,
-        }),
+        Some(actual) if actual != diff_id => {
+            Err(LoadError::Content { name, expected: diff_id, actual })
+        }
         _ => Ok(()),
     }
 }
@@ -186,19 +161,12 @@ fn read_layer(
     data: &mut DataWriter,
     budget: &mut Budget,
 ) -> Result<Digests, LayerError> {
-    let read = |source| TarError::Read {
-        position: 0,
-        source,
-    };
+    let read = |source| TarError::Read { position: 0, source };
     let (compression, sniffed) = Compression::sniff(file).map_err(read)?;
     let compression = compression?;
     // Without compression file and content are the same: they are hashed once.
     let plain = compression == Compression::None;
-    let mut file = if plain {
-        HashReader::counting(sniffed)
-    } else {
-        HashReader::new(sniffed)
-    };
+    let mut file = if plain { HashReader::counting(sniffed) } else { HashReader::new(sniffed) };
     let decoder = Decoder::new(compression, &mut file).map_err(read)?;
     let mut stream = TarStream::new(HashReader::new(decoder));
     Layer::new(tree, data, budget).apply(&mut stream)?;
@@ -236,11 +204,7 @@ impl<R: Read, F: FnMut(u64)> Read for Metered<R, F> {
 }
 
 fn create(path: &Path) -> Result<File, StoreError> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path);
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     file.map_err(StoreError::io("creating", path))
 }
 

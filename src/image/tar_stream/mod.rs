@@ -37,9 +37,7 @@ impl<R: Read> Skip for HashReader<R> {
     fn skip(&mut self, mut count: u64) -> io::Result<()> {
         let mut buffer = [0; 8192];
         while count > 0 {
-            let wanted = usize::try_from(count)
-                .unwrap_or(usize::MAX)
-                .min(buffer.len());
+            let wanted = usize::try_from(count).unwrap_or(usize::MAX).min(buffer.len());
             match self.read(buffer.get_mut(..wanted).unwrap_or_default()) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => count -= read as u64,
@@ -131,14 +129,7 @@ struct Extended {
 impl<R: Skip> TarStream<R> {
     /// Reads entries from `reader`.
     pub fn new(reader: R) -> Self {
-        Self {
-            reader,
-            position: 0,
-            data: 0,
-            padding: 0,
-            ended: false,
-            marked: false,
-        }
+        Self { reader, position: 0, data: 0, padding: 0, ended: false, marked: false }
     }
 
     /// Where the stream stands, in bytes from its start.
@@ -170,17 +161,13 @@ impl<R: Skip> TarStream<R> {
             let special = match (flag, size) {
                 (b'x' | b'g' | b'L' | b'K', Some(size)) => self.special(size)?,
                 (b'x' | b'g' | b'L' | b'K', None) => {
-                    return Err(TarError::Extended {
-                        position: self.position,
-                    });
+                    return Err(TarError::Extended { position: self.position });
                 }
                 _ => return self.entry(&header, size, extended, budget).map(Some),
             };
             match flag {
                 b'x' => {
-                    let malformed = |_| TarError::Extended {
-                        position: self.position,
-                    };
+                    let malformed = |_| TarError::Extended { position: self.position };
                     extended.records = Records::parse(&special).map_err(malformed)?;
                 }
                 b'L' => extended.path = Some(until_nul(&special)),
@@ -193,9 +180,7 @@ impl<R: Skip> TarStream<R> {
 
     /// Reads on in the current entry's data; 0 at their end.
     pub fn read_data(&mut self, buffer: &mut [u8]) -> Result<usize, TarError> {
-        let wanted = usize::try_from(self.data)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
+        let wanted = usize::try_from(self.data).unwrap_or(usize::MAX).min(buffer.len());
         let Some(buffer) = buffer.get_mut(..wanted).filter(|buffer| !buffer.is_empty()) else {
             return Ok(0);
         };
@@ -206,9 +191,7 @@ impl<R: Skip> TarStream<R> {
             }
         };
         match read {
-            Ok(0) => Err(TarError::Truncated {
-                position: self.position,
-            }),
+            Ok(0) => Err(TarError::Truncated { position: self.position }),
             Ok(read) => {
                 self.position += read as u64;
                 self.data -= read as u64;
@@ -228,9 +211,7 @@ impl<R: Skip> TarStream<R> {
 
     fn skip(&mut self, count: u64) -> Result<(), TarError> {
         if count > 0 {
-            self.reader
-                .skip(count)
-                .map_err(|source| self.failed(source))?;
+            self.reader.skip(count).map_err(|source| self.failed(source))?;
             self.position = self.position.saturating_add(count);
         }
         Ok(())
@@ -266,9 +247,7 @@ impl<R: Skip> TarStream<R> {
             match self.reader.read(rest) {
                 Ok(0) if filled == 0 => return Ok(false),
                 Ok(0) => {
-                    return Err(TarError::Truncated {
-                        position: self.position,
-                    });
+                    return Err(TarError::Truncated { position: self.position });
                 }
                 Ok(read) => {
                     filled += read;
@@ -314,29 +293,20 @@ impl<R: Skip> TarStream<R> {
         extended: Extended,
         budget: &mut Budget,
     ) -> Result<Entry, TarError> {
-        let Extended {
-            records,
-            path,
-            link,
-        } = extended;
+        let Extended { records, path, link } = extended;
         let sparse_name = records.sparse.name.clone();
         let path = path
             .or(sparse_name)
             .or(records.path.clone())
             .unwrap_or_else(|| header.path_bytes().into_owned());
-        let invalid = |field| TarError::Field {
-            path: lossy(&path),
-            field,
-        };
+        let invalid = |field| TarError::Field { path: lossy(&path), field };
         let old = header.as_old();
         let id = |record: Option<u64>, field: &[u8]| {
             let id = record.map_or_else(|| number(field), |id| i64::try_from(id).ok());
             id.and_then(|id| u32::try_from(id).ok())
         };
         let mode = number(&old.mode).and_then(|mode| u16::try_from(mode & 0o7777).ok());
-        let mtime = records
-            .mtime
-            .or_else(|| number(&old.mtime).map(|seconds| (seconds, 0)));
+        let mtime = records.mtime.or_else(|| number(&old.mtime).map(|seconds| (seconds, 0)));
         let size = records.size.or(size).ok_or_else(|| invalid("size"))?;
         let mut entry = Entry {
             kind: kind(header, &path)?,
@@ -370,9 +340,7 @@ impl<R: Skip> TarStream<R> {
         entry: &mut Entry,
         budget: &mut Budget,
     ) -> Result<(), TarError> {
-        let sparse = || TarError::Sparse {
-            path: lossy(&entry.path),
-        };
+        let sparse = || TarError::Sparse { path: lossy(&entry.path) };
         let extents = if header.as_old().linkflag[0] == b'S' {
             let (extents, size) = self.old_map(header, &entry.path)?;
             entry.size = size;
@@ -393,14 +361,7 @@ impl<R: Skip> TarStream<R> {
             }
             None => {
                 entry.size = stored;
-                if stored > 0 {
-                    vec![Extent {
-                        offset: 0,
-                        length: stored,
-                    }]
-                } else {
-                    Vec::new()
-                }
+                if stored > 0 { vec![Extent { offset: 0, length: stored }] } else { Vec::new() }
             }
         };
         Ok(())
@@ -420,24 +381,15 @@ impl<R: Skip> TarStream<R> {
             let length = u64::try_from(number(&pair.numbytes)?).ok()?;
             map.push(offset, length).ok()
         };
-        gnu.sparse
-            .iter()
-            .try_for_each(&mut push)
-            .ok_or_else(sparse)?;
+        gnu.sparse.iter().try_for_each(&mut push).ok_or_else(sparse)?;
         // A chain without pairs ends as well: each block of it takes 512 bytes of the stream.
         let mut more = gnu.is_extended();
         while more {
             let mut block = GnuExtSparseHeader::new();
             if !self.block(block.as_mut_bytes())? {
-                return Err(TarError::Truncated {
-                    position: self.position,
-                });
+                return Err(TarError::Truncated { position: self.position });
             }
-            block
-                .sparse
-                .iter()
-                .try_for_each(&mut push)
-                .ok_or_else(sparse)?;
+            block.sparse.iter().try_for_each(&mut push).ok_or_else(sparse)?;
             more = block.is_extended();
         }
         Ok((map.finish(), size.ok_or_else(sparse)?))
@@ -452,9 +404,7 @@ impl<R: Skip> TarStream<R> {
                 return Err(sparse());
             }
             if !self.block(&mut block)? {
-                return Err(TarError::Truncated {
-                    position: self.position,
-                });
+                return Err(TarError::Truncated { position: self.position });
             }
             self.data -= BLOCK;
             if let Some(map) = parser.block(&block).map_err(|_| sparse())? {
@@ -468,13 +418,8 @@ impl<R: Skip> TarStream<R> {
 /// whatever size their headers claim.
 fn kind(header: &Header, path: &[u8]) -> Result<Kind, TarError> {
     let device = || {
-        let field = |field: &'static str| TarError::Field {
-            path: lossy(path),
-            field,
-        };
-        let ustar = header
-            .as_ustar()
-            .map(|ustar| (&ustar.dev_major, &ustar.dev_minor));
+        let field = |field: &'static str| TarError::Field { path: lossy(path), field };
+        let ustar = header.as_ustar().map(|ustar| (&ustar.dev_major, &ustar.dev_minor));
         let gnu = header.as_gnu().map(|gnu| (&gnu.dev_major, &gnu.dev_minor));
         let (major, minor) = ustar.or(gnu).ok_or_else(|| field("device number"))?;
         // Linux has 12 bits of major and 20 of minor number.
@@ -497,10 +442,7 @@ fn kind(header: &Header, path: &[u8]) -> Result<Kind, TarError> {
         b'5' => Kind::Directory,
         b'6' => Kind::Fifo,
         other => {
-            return Err(TarError::Kind {
-                path: lossy(path),
-                kind: char::from(other),
-            });
+            return Err(TarError::Kind { path: lossy(path), kind: char::from(other) });
         }
     })
 }
@@ -514,11 +456,7 @@ pub fn checksum_fits(header: &Header) -> bool {
     let bytes = header.as_bytes().iter().enumerate();
     let (mut unsigned, mut signed) = (0i64, 0i64);
     for (at, byte) in bytes {
-        let byte = if (148..156).contains(&at) {
-            b' '
-        } else {
-            *byte
-        };
+        let byte = if (148..156).contains(&at) { b' ' } else { *byte };
         unsigned += i64::from(byte);
         signed += i64::from(byte.cast_signed());
     }
@@ -530,10 +468,7 @@ pub fn checksum_fits(header: &Header) -> bool {
 fn number(field: &[u8]) -> Option<i64> {
     let (first, rest) = field.split_first()?;
     if first & 0x80 == 0 {
-        let text = field
-            .split(|byte| *byte == 0)
-            .find(|part| !part.is_empty())
-            .unwrap_or_default();
+        let text = field.split(|byte| *byte == 0).find(|part| !part.is_empty()).unwrap_or_default();
         let text = text.trim_ascii();
         return text.iter().try_fold(0i64, |value, digit| match digit {
             b'0'..=b'7' => value.checked_mul(8)?.checked_add(i64::from(digit - b'0')),
@@ -541,21 +476,12 @@ fn number(field: &[u8]) -> Option<i64> {
         });
     }
     let negative = first & 0x40 != 0;
-    let first = if negative {
-        i64::from(first | 0x80) - 256
-    } else {
-        i64::from(first & 0x7f)
-    };
-    rest.iter().try_fold(first, |value, byte| {
-        value.checked_mul(256)?.checked_add((*byte).into())
-    })
+    let first = if negative { i64::from(first | 0x80) - 256 } else { i64::from(first & 0x7f) };
+    rest.iter().try_fold(first, |value, byte| value.checked_mul(256)?.checked_add((*byte).into()))
 }
 
 fn until_nul(text: &[u8]) -> Vec<u8> {
-    text.split(|byte| *byte == 0)
-        .next()
-        .unwrap_or_default()
-        .to_vec()
+    text.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
 }
 
 fn lossy(path: &[u8]) -> String {

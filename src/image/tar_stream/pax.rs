@@ -66,28 +66,15 @@ impl<'a> Record<'a> {
     /// The first record of `body`, `"%d %s=%s\n"`. The length in front counts the whole record,
     /// so that values may hold newlines.
     fn first(body: &'a [u8]) -> Result<Self, Malformed> {
-        let space = body
-            .iter()
-            .take(20)
-            .position(|byte| *byte == b' ')
-            .ok_or(Malformed)?;
+        let space = body.iter().take(20).position(|byte| *byte == b' ').ok_or(Malformed)?;
         let length = body.get(..space).and_then(|digits| number(digits).ok()?);
         let length = usize::try_from(length.ok_or(Malformed)?).map_err(|_| Malformed)?;
         let rest = body.get(length..).ok_or(Malformed)?;
-        let record = body
-            .get(space + 1..length)
-            .and_then(|record| record.strip_suffix(b"\n"));
+        let record = body.get(space + 1..length).and_then(|record| record.strip_suffix(b"\n"));
         let record = record.ok_or(Malformed)?;
-        let equals = record
-            .iter()
-            .position(|byte| *byte == b'=')
-            .ok_or(Malformed)?;
+        let equals = record.iter().position(|byte| *byte == b'=').ok_or(Malformed)?;
         let (key, value) = record.split_at(equals);
-        Ok(Self {
-            key,
-            value: value.get(1..).unwrap_or_default(),
-            rest,
-        })
+        Ok(Self { key, value: value.get(1..).unwrap_or_default(), rest })
     }
 }
 
@@ -99,11 +86,7 @@ pub fn number(text: &[u8]) -> Result<Option<u64>, Malformed> {
     if !text.iter().all(u8::is_ascii_digit) {
         return Err(Malformed);
     }
-    std::str::from_utf8(text)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .map(Some)
-        .ok_or(Malformed)
+    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).map(Some).ok_or(Malformed)
 }
 
 /// Seconds and nanoseconds of a decimal fraction of seconds, rounded towards the past.
@@ -119,11 +102,7 @@ fn time(text: &[u8]) -> Result<(i64, u32), Malformed> {
     if !fraction.iter().all(u8::is_ascii_digit) {
         return Err(Malformed);
     }
-    let digits = fraction
-        .iter()
-        .copied()
-        .chain(std::iter::repeat(b'0'))
-        .take(9);
+    let digits = fraction.iter().copied().chain(std::iter::repeat(b'0')).take(9);
     let nanoseconds = digits.fold(0u32, |sum, digit| sum * 10 + u32::from(digit - b'0'));
     Ok(match (negative, nanoseconds) {
         (false, nanoseconds) => (whole, nanoseconds),
@@ -143,10 +122,7 @@ mod tests {
         let records =
             Records::parse(b"30 SCHILY.xattr.user.a=b\n=\n\0c\n12 uid=1000\n12 path=a=b\n");
         let records = records.unwrap();
-        assert_eq!(
-            records.xattrs,
-            [(b"user.a".to_vec(), b"b\n=\n\0c".to_vec())]
-        );
+        assert_eq!(records.xattrs, [(b"user.a".to_vec(), b"b\n=\n\0c".to_vec())]);
         assert_eq!(records.uid, Some(1000));
         assert_eq!(records.path.as_deref(), Some(&b"a=b"[..]));
     }
@@ -171,14 +147,9 @@ mod tests {
 
     #[test]
     fn what_breaks_the_grammar_is_refused() {
-        for body in [
-            "1", "5 a=b", "99 a=b\n", "0 a=b\n", "6 ab\n", "x a=b\n", " a=b\n", "7 a=b\n",
-        ] {
-            assert_eq!(
-                Records::parse(body.as_bytes()).err(),
-                Some(Malformed),
-                "{body:?}"
-            );
+        for body in ["1", "5 a=b", "99 a=b\n", "0 a=b\n", "6 ab\n", "x a=b\n", " a=b\n", "7 a=b\n"]
+        {
+            assert_eq!(Records::parse(body.as_bytes()).err(), Some(Malformed), "{body:?}");
         }
         assert!(Records::parse(b"10 size=-1\n").is_err());
     }

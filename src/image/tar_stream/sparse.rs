@@ -41,9 +41,7 @@ impl SparseRecords {
                 self.mapped = true;
                 self.numbers.clear();
                 if !value.is_empty() {
-                    value
-                        .split(|byte| *byte == b',')
-                        .try_for_each(|part| self.push(part))?;
+                    value.split(|byte| *byte == b',').try_for_each(|part| self.push(part))?;
                 }
             }
             _ => {}
@@ -109,10 +107,7 @@ impl MapParser {
                 }
                 Some(_) => self.numbers.push(value),
             }
-            if self
-                .pieces
-                .is_some_and(|pieces| self.numbers.len() == 2 * pieces)
-            {
+            if self.pieces.is_some_and(|pieces| self.numbers.len() == 2 * pieces) {
                 return pairs(&self.numbers).map(Some);
             }
         }
@@ -190,16 +185,10 @@ mod tests {
     #[test]
     fn a_map_must_fit_the_file_and_the_archive() {
         assert!(check(vec![extent(0, 5), extent(5, 5)], 10, 10).is_some());
-        assert!(
-            check(vec![extent(0, 5), extent(4, 5)], 10, 10).is_none(),
-            "overlap"
-        );
+        assert!(check(vec![extent(0, 5), extent(4, 5)], 10, 10).is_none(), "overlap");
         assert!(check(vec![extent(6, 5)], 10, 5).is_none(), "beyond the end");
         assert!(check(vec![extent(0, 5)], 10, 6).is_none(), "data left over");
-        assert!(
-            check(vec![extent(u64::MAX, 1)], 10, 1).is_none(),
-            "overflow"
-        );
+        assert!(check(vec![extent(u64::MAX, 1)], 10, 1).is_none(), "overflow");
         assert_eq!(check(vec![extent(10, 0)], 10, 0), Some(vec![]));
     }
 

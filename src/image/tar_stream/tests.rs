@@ -40,23 +40,16 @@ fn what_the_tar_crate_writes_is_read() {
     header.set_uid(5_000_000);
     header.set_mtime(1_700_000_000);
     let long = "long/".repeat(60) + "name";
-    builder
-        .append_data(&mut header, &long, &b"abc"[..])
-        .unwrap();
+    builder.append_data(&mut header, &long, &b"abc"[..]).unwrap();
     let mut link = tar::Header::new_gnu();
     link.set_entry_type(tar::EntryType::Symlink);
     link.set_size(0);
     let target = "target/".repeat(50);
     builder.append_link(&mut link, "link", &target).unwrap();
     let entries = read(&builder.into_inner().unwrap()).unwrap();
-    let [(file, data), (link, _)] = &entries[..] else {
-        panic!("{entries:?}")
-    };
+    let [(file, data), (link, _)] = &entries[..] else { panic!("{entries:?}") };
     assert_eq!((&*file.path, &**data), (long.as_bytes(), &b"abc"[..]));
-    assert_eq!(
-        (file.mode, file.uid, file.mtime),
-        (0o4755, 5_000_000, (1_700_000_000, 0))
-    );
+    assert_eq!((file.mode, file.uid, file.mtime), (0o4755, 5_000_000, (1_700_000_000, 0)));
     assert_eq!((link.kind, &*link.link), (Kind::Symlink, target.as_bytes()));
 }
 
@@ -70,19 +63,14 @@ fn extended_headers_override_the_header() {
             .pax("mtime", b"1.000000001")
             .pax("SCHILY.xattr.user.x", b"\n"),
     );
-    assert_eq!(
-        (&*entry.path, entry.uid, entry.gid),
-        (&b"pax/name"[..], u32::MAX, 7)
-    );
+    assert_eq!((&*entry.path, entry.uid, entry.gid), (&b"pax/name"[..], u32::MAX, 7));
     assert_eq!((entry.mtime, data.len()), ((1, 1), 5));
     assert_eq!(entry.xattrs, [(b"user.x".to_vec(), b"\n".to_vec())]);
 }
 
 #[test]
 fn the_size_of_an_extended_header_counts() {
-    let item = Item::file("a", "12345")
-        .pax("size", b"5")
-        .header(|header| header.set_size(0));
+    let item = Item::file("a", "12345").pax("size", b"5").header(|header| header.set_size(0));
     let entries = read(&archive([item, Item::file("b", "x")])).unwrap();
     assert_eq!(entries[0].1, b"12345");
     assert_eq!(entries[1].0.path, b"b");
@@ -91,16 +79,10 @@ fn the_size_of_an_extended_header_counts() {
 #[test]
 fn sizes_of_what_has_no_data_are_not_believed() {
     let claim = |item: Item| item.header(|header| header.set_size(1024));
-    let items = [
-        claim(Item::directory("d")),
-        claim(Item::hard_link("l", "d")),
-        Item::file("f", ""),
-    ];
+    let items =
+        [claim(Item::directory("d")), claim(Item::hard_link("l", "d")), Item::file("f", "")];
     let entries = read(&archive(items)).unwrap();
-    let names: Vec<_> = entries
-        .iter()
-        .map(|(entry, _)| entry.path.as_slice())
-        .collect();
+    let names: Vec<_> = entries.iter().map(|(entry, _)| entry.path.as_slice()).collect();
     assert_eq!(names, [b"d", b"l", b"f"]);
 }
 
@@ -134,16 +116,7 @@ fn gnu_s_old_sparse_files_have_their_holes() {
     });
     let (entry, data) = only(item);
     assert_eq!((entry.size, data.len()), (1 << 30, 700));
-    let expected = [
-        Extent {
-            offset: 512,
-            length: 512,
-        },
-        Extent {
-            offset: 1 << 20,
-            length: 188,
-        },
-    ];
+    let expected = [Extent { offset: 512, length: 512 }, Extent { offset: 1 << 20, length: 188 }];
     assert_eq!(entry.extents, expected);
 }
 
@@ -155,20 +128,8 @@ fn pax_sparse_files_have_their_holes() {
             .pax("GNU.sparse.name", b"s")
             .pax("GNU.sparse.size", b"200"),
     );
-    let expected = [
-        Extent {
-            offset: 0,
-            length: 4,
-        },
-        Extent {
-            offset: 100,
-            length: 6,
-        },
-    ];
-    assert_eq!(
-        (&*entry.path, entry.size, &*entry.extents),
-        (&b"s"[..], 200, &expected[..])
-    );
+    let expected = [Extent { offset: 0, length: 4 }, Extent { offset: 100, length: 6 }];
+    assert_eq!((&*entry.path, entry.size, &*entry.extents), (&b"s"[..], 200, &expected[..]));
     let mut data = b"2\n0\n4\n100\n6\n".to_vec();
     data.resize(512, 0);
     data.extend(b"aaaabbbbbb");
@@ -179,29 +140,19 @@ fn pax_sparse_files_have_their_holes() {
             .pax("GNU.sparse.name", b"s")
             .pax("GNU.sparse.realsize", b"200"),
     );
-    assert_eq!(
-        (&*entry.path, entry.size, &*entry.extents),
-        (&b"s"[..], 200, &expected[..])
-    );
+    assert_eq!((&*entry.path, entry.size, &*entry.extents), (&b"s"[..], 200, &expected[..]));
     assert_eq!(data, b"aaaabbbbbb");
 }
 
 #[test]
 fn lying_sparse_maps_are_refused() {
-    for (map, size) in [
-        ("0,11", "200"),
-        ("0,9", "200"),
-        ("0,10", "9"),
-        ("5,5,0,5", "200"),
-        ("1", "1"),
-    ] {
+    for (map, size) in
+        [("0,11", "200"), ("0,9", "200"), ("0,10", "9"), ("5,5,0,5", "200"), ("1", "1")]
+    {
         let item = Item::file("s", [1; 10])
             .pax("GNU.sparse.map", map.as_bytes())
             .pax("GNU.sparse.size", size.as_bytes());
-        assert!(
-            matches!(read(&archive([item])), Err(TarError::Sparse { .. })),
-            "{map}"
-        );
+        assert!(matches!(read(&archive([item])), Err(TarError::Sparse { .. })), "{map}");
     }
 }
 
@@ -210,24 +161,14 @@ fn a_cut_archive_is_called_so() {
     let whole = archive([Item::file("a", [1; 1000])]);
     for length in [1, 100, 511, 513, 1000, 1500] {
         let error = read(&whole[..length]).unwrap_err();
-        assert!(
-            matches!(error, TarError::Truncated { .. }),
-            "{length}: {error}"
-        );
+        assert!(matches!(error, TarError::Truncated { .. }), "{length}: {error}");
     }
-    assert_eq!(
-        read(&whole[..1536]).unwrap().len(),
-        1,
-        "without the last blocks it is whole"
-    );
+    assert_eq!(read(&whole[..1536]).unwrap().len(), 1, "without the last blocks it is whole");
 }
 
 #[test]
 fn what_is_no_archive_is_called_so() {
-    assert!(matches!(
-        read(&[b'x'; 2048]),
-        Err(TarError::Header { position: 0 })
-    ));
+    assert!(matches!(read(&[b'x'; 2048]), Err(TarError::Header { position: 0 })));
     assert!(read(&[]).unwrap().is_empty());
     assert!(read(&[0; 1024]).unwrap().is_empty());
 }
@@ -236,10 +177,7 @@ fn what_is_no_archive_is_called_so() {
 fn extended_headers_have_a_bound() {
     for kind in [b'x', b'L', b'K', b'g'] {
         let item = Item::new(kind, "a").header(|header| header.set_size(1 << 40));
-        assert!(matches!(
-            read(&archive([item])),
-            Err(TarError::TooLarge { .. })
-        ));
+        assert!(matches!(read(&archive([item])), Err(TarError::TooLarge { .. })));
     }
 }
 
@@ -251,27 +189,15 @@ fn numbers_out_of_range_are_refused_by_name() {
     };
     assert_eq!(field(Item::file("a", "").pax("uid", b"4294967296")), "uid");
     assert_eq!(field(Item::file("a", "").owner(0, 1 << 40)), "gid");
-    assert_eq!(
-        field(Item::new(b'3', "a").device(4096, 0)),
-        "major device number"
-    );
-    assert_eq!(
-        field(Item::new(b'3', "a").device(0, 1 << 20)),
-        "minor device number"
-    );
-    assert_eq!(
-        field(Item::file("a", "").header(|h| h.as_old_mut().mode = *b"rwxr-xr-")),
-        "mode"
-    );
+    assert_eq!(field(Item::new(b'3', "a").device(4096, 0)), "major device number");
+    assert_eq!(field(Item::new(b'3', "a").device(0, 1 << 20)), "minor device number");
+    assert_eq!(field(Item::file("a", "").header(|h| h.as_old_mut().mode = *b"rwxr-xr-")), "mode");
 }
 
 #[test]
 fn unknown_types_are_refused_by_name() {
     let error = read(&archive([Item::new(b'V', "volume")])).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        r#""volume" is an entry of the unknown type 'V'"#
-    );
+    assert_eq!(error.to_string(), r#""volume" is an entry of the unknown type 'V'"#);
 }
 
 #[test]
@@ -282,12 +208,7 @@ fn numbers_are_octal_or_binary() {
     assert_eq!(number(b"00009\0"), None);
     assert_eq!(number(&[0x80, 0, 0, 1, 0]), Some(256));
     assert_eq!(number(&[0xff; 12]), Some(-1));
-    assert_eq!(
-        number(&[
-            0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff
-        ]),
-        None
-    );
+    assert_eq!(number(&[0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), None);
 }
 
 proptest! {

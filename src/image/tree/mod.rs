@@ -35,12 +35,7 @@ pub struct Attributes {
 
 impl Attributes {
     /// Of directories that no layer has an entry for; fixed, so that images are reproducible.
-    pub const IMPLIED: Self = Self {
-        mode: 0o755,
-        uid: 0,
-        gid: 0,
-        mtime: (0, 0),
-    };
+    pub const IMPLIED: Self = Self { mode: 0o755, uid: 0, gid: 0, mtime: (0, 0) };
 }
 
 /// A file of any kind, under one or more names.
@@ -109,11 +104,7 @@ impl Default for Tree {
             links: 1,
             node: Node::Directory(Directory::default()),
         };
-        Self {
-            inodes: vec![root],
-            layer: 0,
-            removed: Vec::new(),
-        }
+        Self { inodes: vec![root], layer: 0, removed: Vec::new() }
     }
 }
 
@@ -164,10 +155,7 @@ impl Tree {
 
     /// What `name` is in `directory`.
     pub fn lookup(&self, directory: InodeId, name: &[u8]) -> Option<InodeId> {
-        self.directory(directory)?
-            .entries
-            .get(name)
-            .map(|name| name.inode)
+        self.directory(directory)?.entries.get(name).map(|name| name.inode)
     }
 
     /// Data of files whose last name is gone since the last call.
@@ -185,11 +173,7 @@ impl Tree {
         mut node: Node,
         budget: &mut Budget,
     ) -> Result<InodeId, LimitError> {
-        let target = if let Node::Symlink(target) = &node {
-            target.len()
-        } else {
-            0
-        };
+        let target = if let Node::Symlink(target) = &node { target.len() } else { 0 };
         let own = size_of::<Inode>() + size_of::<Name>();
         budget.metadata(own + name.len() + target + xattrs.len())?;
         if let Node::Directory(directory) = &mut node {
@@ -198,12 +182,7 @@ impl Tree {
         }
         // Entries are bounded far below 2^32.
         let id = InodeId(u32::try_from(self.inodes.len()).unwrap_or(u32::MAX));
-        self.inodes.push(Inode {
-            attributes,
-            xattrs,
-            links: 0,
-            node,
-        });
+        self.inodes.push(Inode { attributes, xattrs, links: 0, node });
         self.link(parent, name, id, budget)?;
         Ok(id)
     }
@@ -252,10 +231,7 @@ impl Tree {
         name: &[u8],
         budget: &mut Budget,
     ) -> Result<(), LimitError> {
-        let Some(name) = self
-            .entries_mut(parent)
-            .and_then(|entries| entries.remove(name))
-        else {
+        let Some(name) = self.entries_mut(parent).and_then(|entries| entries.remove(name)) else {
             return Ok(());
         };
         let mut gone = vec![name.inode];
@@ -286,9 +262,7 @@ impl Tree {
         name: &[u8],
         budget: &mut Budget,
     ) -> Result<(), LimitError> {
-        let found = self
-            .directory(parent)
-            .and_then(|directory| directory.entries.get(name));
+        let found = self.directory(parent).and_then(|directory| directory.entries.get(name));
         let Some(found) = found.copied() else {
             return Ok(());
         };
@@ -303,19 +277,11 @@ impl Tree {
         if found.layer == self.layer {
             return Ok(());
         }
-        if self
-            .directory(found.inode)
-            .is_none_or(|directory| directory.entries.is_empty())
-        {
+        if self.directory(found.inode).is_none_or(|directory| directory.entries.is_empty()) {
             return self.remove(parent, name, budget);
         }
         // The layer has put something below without an entry for the directory itself.
-        self.update(
-            Some((parent, name)),
-            found.inode,
-            Attributes::IMPLIED,
-            Box::default(),
-        );
+        self.update(Some((parent, name)), found.inode, Attributes::IMPLIED, Box::default());
         Ok(())
     }
 
@@ -326,9 +292,7 @@ impl Tree {
         let mut next = Some(top);
         let mut at = 0;
         while let Some(directory) = next {
-            let entries = self
-                .directory(directory)
-                .map(|directory| &directory.entries);
+            let entries = self.directory(directory).map(|directory| &directory.entries);
             for (name, entry) in entries.into_iter().flatten() {
                 budget.steps(1)?;
                 found.push((directory, name.clone(), *entry));

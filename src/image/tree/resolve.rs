@@ -127,23 +127,14 @@ impl Tree {
         self.check_room(parent, name)?;
         budget.entry()?;
         let node = Node::Directory(Directory::default());
-        let made = self.insert(
-            parent,
-            name,
-            Attributes::IMPLIED,
-            Box::default(),
-            node,
-            budget,
-        )?;
+        let made = self.insert(parent, name, Attributes::IMPLIED, Box::default(), node, budget)?;
         Ok(made)
     }
 
     /// Checks that `name` is one that a directory can hold, and that its whole path, which
     /// symbolic links may have made longer than it stands in the layer, can be opened.
     pub fn check_room(&self, parent: InodeId, name: &[u8]) -> Result<(), NameError> {
-        let above = self
-            .directory(parent)
-            .map_or(0, |directory| directory.path_bytes);
+        let above = self.directory(parent).map_or(0, |directory| directory.path_bytes);
         if above + 1 + name.len() > PATH_BYTES {
             return Err(NameError::Long);
         }

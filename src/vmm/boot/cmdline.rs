@@ -82,9 +82,7 @@ pub fn command_line(
 }
 
 fn has_console(user: &str) -> bool {
-    user.split_ascii_whitespace()
-        .take_while(|w| *w != "--")
-        .any(|w| w.starts_with("console="))
+    user.split_ascii_whitespace().take_while(|w| *w != "--").any(|w| w.starts_with("console="))
 }
 
 /// A separator with nothing behind it would make the devices arguments of init.
@@ -114,18 +112,10 @@ mod tests {
 
     #[test]
     fn user_overrules_defaults_and_devices_come_before_inits_arguments() {
-        let devices = [Announced {
-            address: 0xd000_0000,
-            irq: 5,
-        }];
+        let devices = [Announced { address: 0xd000_0000, irq: 5 }];
         let line = line("panic=5 -- --verbose", SerialMode::Off, &devices);
         assert!(line.starts_with(DEFAULTS));
-        let order = [
-            "panic=-1",
-            "panic=5",
-            "virtio_mmio.device=4K@0xd0000000:5",
-            "-- --verbose",
-        ];
+        let order = ["panic=-1", "panic=5", "virtio_mmio.device=4K@0xd0000000:5", "-- --verbose"];
         let places: Vec<_> = order.iter().map(|part| line.find(part).unwrap()).collect();
         assert!(places.is_sorted(), "{line}");
     }
@@ -141,20 +131,14 @@ mod tests {
     #[test]
     fn too_long_and_unprintable_are_told_apart() {
         let long = "x".repeat(CMDLINE_MAX);
-        assert!(matches!(
-            command_line(&long, SerialMode::Off, &[]),
-            Err(CmdlineError::TooLong)
-        ));
+        assert!(matches!(command_line(&long, SerialMode::Off, &[]), Err(CmdlineError::TooLong)));
         let nul = command_line("a\0b", SerialMode::Off, &[]);
         assert!(matches!(nul, Err(CmdlineError::NotPrintable)));
     }
 
     #[test]
     fn a_bare_separator_does_not_hide_the_devices() {
-        let devices = [Announced {
-            address: 0xd000_0000,
-            irq: 5,
-        }];
+        let devices = [Announced { address: 0xd000_0000, irq: 5 }];
         for user in ["--", "x --", " x -- "] {
             assert!(!line(user, SerialMode::Off, &devices).contains(" -- "));
         }

@@ -63,31 +63,19 @@ pub fn load(
     kernel: &LoadedKernel,
     memory_mib: u32,
 ) -> Result<Range, InitrdError> {
-    let read = |source| InitrdError::Read {
-        path: path.into(),
-        source,
-    };
+    let read = |source| InitrdError::Read { path: path.into(), source };
     let mut file = File::open(path).map_err(read)?;
     let size = file.metadata().map_err(read)?.len();
     if size == 0 {
         return Err(InitrdError::Empty { path: path.into() });
     }
-    let limit = kernel
-        .header
-        .map_or(DEFAULT_LIMIT, |header| header.initrd_addr_max.into());
-    let too_large = || InitrdError::TooLarge {
-        path: path.into(),
-        size,
-        memory_mib,
-    };
+    let limit = kernel.header.map_or(DEFAULT_LIMIT, |header| header.initrd_addr_max.into());
+    let too_large = || InitrdError::TooLarge { path: path.into(), size, memory_mib };
     let start = place(size, kernel.end, limit, low_memory_end(memory_mib)).ok_or_else(too_large)?;
     let bytes = usize::try_from(size).map_err(|_| too_large())?;
     memory
         .read_exact_volatile_from(GuestAddress(start), &mut file, bytes)
-        .map_err(|source| InitrdError::Load {
-            path: path.into(),
-            source,
-        })?;
+        .map_err(|source| InitrdError::Load { path: path.into(), source })?;
     Ok(Range { start, size })
 }
 
@@ -105,14 +93,8 @@ mod tests {
 
     #[test]
     fn lies_at_the_end_of_memory() {
-        assert_eq!(
-            place(0x1001, 0x20_0000, DEFAULT_LIMIT, 0x800_0000),
-            Some(0x7ff_e000)
-        );
-        assert_eq!(
-            place(0x1000, 0x20_0000, 0x3ff_ffff, 0x800_0000),
-            Some(0x3ff_f000)
-        );
+        assert_eq!(place(0x1001, 0x20_0000, DEFAULT_LIMIT, 0x800_0000), Some(0x7ff_e000));
+        assert_eq!(place(0x1000, 0x20_0000, 0x3ff_ffff, 0x800_0000), Some(0x3ff_f000));
     }
 
     #[test]

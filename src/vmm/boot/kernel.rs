@@ -101,27 +101,17 @@ pub fn load(
     memory: &GuestMemoryMmap,
     memory_mib: u32,
 ) -> Result<LoadedKernel, KernelError> {
-    let read = |source| KernelError::Read {
-        path: path.into(),
-        source,
-    };
+    let read = |source| KernelError::Read { path: path.into(), source };
     let mut file = File::open(path).map_err(read)?;
     let mut head = Vec::with_capacity(HEAD);
-    file.by_ref()
-        .take(HEAD as u64)
-        .read_to_end(&mut head)
-        .map_err(read)?;
+    file.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(read)?;
     let kernel = match kind(&head) {
         Some(Kind::Elf) => load_elf(path, &mut file, memory, memory_mib)?,
         Some(Kind::BzImage) => load_bzimage(path, &mut file, memory, memory_mib)?,
         None => return Err(KernelError::NotAKernel { path: path.into() }),
     };
     if kernel.end > low_memory_end(memory_mib) {
-        return Err(KernelError::TooLarge {
-            path: path.into(),
-            memory_mib,
-            end: kernel.end,
-        });
+        return Err(KernelError::TooLarge { path: path.into(), memory_mib, end: kernel.end });
     }
     Ok(kernel)
 }
@@ -152,24 +142,14 @@ fn load_elf(
     let (entry, address) = match loaded.pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(GuestAddress(address)) => {
             // The note holds 32 bits.
-            (
-                Entry::Pvh(u32::try_from(address).unwrap_or(u32::MAX)),
-                address,
-            )
+            (Entry::Pvh(u32::try_from(address).unwrap_or(u32::MAX)), address)
         }
         _ => (Entry::Linux64(loaded.kernel_load.0), loaded.kernel_load.0),
     };
     if !(HIGH_MEMORY..loaded.kernel_end).contains(&address) {
-        return Err(KernelError::Entry {
-            path: path.into(),
-            entry: address,
-        });
+        return Err(KernelError::Entry { path: path.into(), entry: address });
     }
-    Ok(LoadedKernel {
-        entry,
-        end: loaded.kernel_end,
-        header: None,
-    })
+    Ok(LoadedKernel { entry, end: loaded.kernel_end, header: None })
 }
 
 fn load_bzimage(
@@ -181,14 +161,8 @@ fn load_bzimage(
     let header = header_of(path, file)?;
     // At its preferred address the kernel need not be moved before it is unpacked.
     let load_at = header.pref_address.max(HIGH_MEMORY);
-    let too_large = |end| KernelError::TooLarge {
-        path: path.into(),
-        memory_mib,
-        end,
-    };
-    let end = load_at
-        .checked_add(header.init_size.into())
-        .ok_or_else(|| too_large(u64::MAX))?;
+    let too_large = |end| KernelError::TooLarge { path: path.into(), memory_mib, end };
+    let end = load_at.checked_add(header.init_size.into()).ok_or_else(|| too_large(u64::MAX))?;
     if end > low_memory_end(memory_mib) {
         return Err(too_large(end));
     }
@@ -209,10 +183,7 @@ fn header_of(path: &Path, file: &File) -> Result<setup_header, KernelError> {
 
     let mut header = setup_header::default();
     file.read_exact_at(header.as_mut_slice(), SETUP_HEADER)
-        .map_err(|source| KernelError::Read {
-            path: path.into(),
-            source,
-        })?;
+        .map_err(|source| KernelError::Read { path: path.into(), source })?;
     if header.version < PROTOCOL_2_10 || header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err(KernelError::Not64Bit { path: path.into() });
     }
@@ -268,10 +239,7 @@ mod tests {
             image
         };
         for bytes in [b"".as_slice(), b"MZ", b"\x7fELF", b"#!/bin/sh\n", &arm] {
-            assert!(matches!(
-                load_bytes(bytes),
-                Err(KernelError::NotAKernel { .. })
-            ));
+            assert!(matches!(load_bytes(bytes), Err(KernelError::NotAKernel { .. })));
         }
     }
 
@@ -279,23 +247,14 @@ mod tests {
     fn a_kernel_above_guest_memory_is_refused() {
         let mut image = TestKernel::linux64(&[0xf4]).image;
         TestKernel::set_memory_size(&mut image, 1 << 30);
-        assert!(matches!(
-            load_bytes(&image),
-            Err(KernelError::TooLarge { .. })
-        ));
+        assert!(matches!(load_bytes(&image), Err(KernelError::TooLarge { .. })));
     }
 
     #[test]
     fn an_entry_outside_the_kernel_is_refused() {
         let mut image = TestKernel::linux64(&[0xf4]).image;
         image[24..32].copy_from_slice(&0x5000_0000u64.to_le_bytes());
-        assert!(matches!(
-            load_bytes(&image),
-            Err(KernelError::Entry {
-                entry: 0x5000_0000,
-                ..
-            })
-        ));
+        assert!(matches!(load_bytes(&image), Err(KernelError::Entry { entry: 0x5000_0000, .. })));
     }
 
     proptest! {

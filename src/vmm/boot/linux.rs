@@ -25,10 +25,7 @@ pub fn write(
     initrd: Initrd,
     header: Option<setup_header>,
 ) -> Result<(), BootError> {
-    let mut params = boot_params {
-        hdr: header.unwrap_or_else(elf_header),
-        ..Default::default()
-    };
+    let mut params = boot_params { hdr: header.unwrap_or_else(elf_header), ..Default::default() };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.loadflags |= LOADED_HIGH;
     params.hdr.cmd_line_ptr = low(CMDLINE);
@@ -40,19 +37,12 @@ pub fn write(
     let mut entries = 0;
     let mut table = params.e820_table;
     for (slot, range) in table.iter_mut().zip(usable_ranges(memory_mib)) {
-        *slot = boot_e820_entry {
-            addr: range.start,
-            size: range.size,
-            type_: RAM,
-        };
+        *slot = boot_e820_entry { addr: range.start, size: range.size, type_: RAM };
         entries += 1;
     }
     params.e820_table = table;
     params.e820_entries = entries;
-    written(
-        "the zero page",
-        memory.write_obj(params, GuestAddress(ZERO_PAGE)),
-    )
+    written("the zero page", memory.write_obj(params, GuestAddress(ZERO_PAGE)))
 }
 
 fn elf_header() -> setup_header {
@@ -78,16 +68,7 @@ mod tests {
     #[test]
     fn zero_page_names_memory_and_initrd() {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-        write(
-            &memory,
-            4096,
-            Some(Range {
-                start: 0x700_0000,
-                size: 0x1234,
-            }),
-            None,
-        )
-        .unwrap();
+        write(&memory, 4096, Some(Range { start: 0x700_0000, size: 0x1234 }), None).unwrap();
         let params: boot_params = memory.read_obj(GuestAddress(ZERO_PAGE)).unwrap();
         let header = params.hdr;
         assert_eq!({ header.header }, HDRS);

@@ -37,22 +37,13 @@ pub fn write(memory: &GuestMemoryMmap, memory_mib: u32, initrd: Initrd) -> Resul
         info.memmap_entries += 1;
     }
     if let Some(initrd) = initrd {
-        let module = hvm_modlist_entry {
-            paddr: initrd.start,
-            size: initrd.size,
-            ..Default::default()
-        };
-        written(
-            "the module list",
-            memory.write_obj(module, GuestAddress(PVH_MODULES)),
-        )?;
+        let module =
+            hvm_modlist_entry { paddr: initrd.start, size: initrd.size, ..Default::default() };
+        written("the module list", memory.write_obj(module, GuestAddress(PVH_MODULES)))?;
         info.nr_modules = 1;
         info.modlist_paddr = PVH_MODULES;
     }
-    written(
-        "the PVH start info",
-        memory.write_obj(info, GuestAddress(PVH_START_INFO)),
-    )
+    written("the PVH start info", memory.write_obj(info, GuestAddress(PVH_START_INFO)))
 }
 
 #[cfg(test)]
@@ -63,21 +54,14 @@ mod tests {
     #[test]
     fn start_info_points_at_map_and_module() {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-        let initrd = Range {
-            start: 0x700_0000,
-            size: 0x1234,
-        };
+        let initrd = Range { start: 0x700_0000, size: 0x1234 };
         write(&memory, 4096, Some(initrd)).unwrap();
         let info: hvm_start_info = memory.read_obj(GuestAddress(PVH_START_INFO)).unwrap();
-        assert_eq!(
-            (info.magic, info.nr_modules, info.memmap_entries),
-            (MAGIC, 1, 3)
-        );
+        assert_eq!((info.magic, info.nr_modules, info.memmap_entries), (MAGIC, 1, 3));
         let module: hvm_modlist_entry = memory.read_obj(GuestAddress(info.modlist_paddr)).unwrap();
         assert_eq!((module.paddr, module.size), (initrd.start, initrd.size));
-        let high: hvm_memmap_table_entry = memory
-            .read_obj(GuestAddress(info.memmap_paddr + 48))
-            .unwrap();
+        let high: hvm_memmap_table_entry =
+            memory.read_obj(GuestAddress(info.memmap_paddr + 48)).unwrap();
         assert_eq!((high.addr, high.size, high.type_), (HOLE_END, 1 << 30, RAM));
     }
 }

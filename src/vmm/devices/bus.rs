@@ -31,10 +31,7 @@ pub struct Bus {
 impl Bus {
     /// A bus with these devices, the virtio devices one behind the other from [`VIRTIO_MMIO`] on.
     pub fn new(serial: Arc<Mutex<serial::Port>>, virtio: Vec<MmioTransport>) -> Self {
-        Self {
-            serial,
-            virtio: virtio.into_iter().map(Mutex::new).collect(),
-        }
+        Self { serial, virtio: virtio.into_iter().map(Mutex::new).collect() }
     }
 
     /// The guest reads `data.len()` bytes from `port`: one access, or one for each byte of a
@@ -62,9 +59,7 @@ impl Bus {
             }
             return said.map(Effect::Said);
         }
-        data.iter()
-            .any(|byte| i8042::is_reset(port, *byte))
-            .then_some(Effect::Reset)
+        data.iter().any(|byte| i8042::is_reset(port, *byte)).then_some(Effect::Reset)
     }
 
     /// The guest reads `data.len()` bytes at `address`, where no memory is.

@@ -51,10 +51,7 @@ impl Cpuid {
     /// cannot find a timer frequency.
     pub fn new(supported: &[kvm_cpuid_entry2], vcpus: u8, tsc_deadline: bool) -> Self {
         let amd = is_amd(supported);
-        let max_leaf = supported
-            .iter()
-            .find(|e| e.function == VENDOR)
-            .map_or(0, |e| e.eax);
+        let max_leaf = supported.iter().find(|e| e.function == VENDOR).map_or(0, |e| e.eax);
         let mut entries: Vec<_> = supported
             .iter()
             .filter(|e| !matches!(e.function, TOPOLOGY | TOPOLOGY_V2 | AMD_TOPOLOGY_V2))
@@ -92,9 +89,7 @@ fn is_amd(entries: &[kvm_cpuid_entry2]) -> bool {
     let Some(vendor) = entries.iter().find(|e| e.function == VENDOR) else {
         return false;
     };
-    let name = [vendor.ebx, vendor.edx, vendor.ecx]
-        .map(u32::to_le_bytes)
-        .concat();
+    let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat();
     name == b"AuthenticAMD" || name == b"HygonGenuine"
 }
 
@@ -168,11 +163,7 @@ mod tests {
     use super::*;
 
     fn entry(function: u32, eax: u32) -> kvm_cpuid_entry2 {
-        kvm_cpuid_entry2 {
-            function,
-            eax,
-            ..Default::default()
-        }
+        kvm_cpuid_entry2 { function, eax, ..Default::default() }
     }
 
     fn amd() -> Vec<kvm_cpuid_entry2> {
@@ -224,10 +215,7 @@ mod tests {
             assert_eq!(get(&cpuid, FEATURES, 0).edx & MULTIPLE != 0, vcpus > 1);
             let sizes = get(&cpuid, EXTENDED_SIZES, 0).ecx;
             assert_eq!((sizes & 0xff, sizes >> 12), (u32::from(vcpus) - 1, bits));
-            assert_eq!(
-                (get(&cpuid, AMD_CACHES, 0).eax >> 14) & 0xfff,
-                (1 << bits) - 1
-            );
+            assert_eq!((get(&cpuid, AMD_CACHES, 0).eax >> 14) & 0xfff, (1 << bits) - 1);
         }
     }
 
@@ -237,12 +225,7 @@ mod tests {
         assert_eq!(get(&cpuid, PERFORMANCE_MONITORING, 0).eax, 0);
         assert_eq!(get(&cpuid, KVM_FEATURES, 0).eax & ASYNC_PAGE_FAULTS, 0);
         assert_eq!(get(&cpuid, FEATURES, 0).ecx & TSC_DEADLINE, 0);
-        assert!(
-            cpuid
-                .as_slice()
-                .iter()
-                .all(|e| e.function != AMD_TOPOLOGY_V2)
-        );
+        assert!(cpuid.as_slice().iter().all(|e| e.function != AMD_TOPOLOGY_V2));
     }
 
     #[test]

@@ -89,31 +89,19 @@ impl Range {
 pub fn memory_ranges(mib: u32) -> Vec<Range> {
     let total = u64::from(mib) * MIB;
     let low = total.min(HOLE_START);
-    let mut ranges = vec![Range {
-        start: 0,
-        size: low,
-    }];
+    let mut ranges = vec![Range { start: 0, size: low }];
     if total > low {
-        ranges.push(Range {
-            start: HOLE_END,
-            size: total - low,
-        });
+        ranges.push(Range { start: HOLE_END, size: total - low });
     }
     ranges
 }
 
 /// The ranges that the kernel may use: [`memory_ranges`] without the legacy area and the MP table.
 pub fn usable_ranges(mib: u32) -> Vec<Range> {
-    let mut ranges = vec![Range {
-        start: 0,
-        size: MP_TABLE,
-    }];
+    let mut ranges = vec![Range { start: 0, size: MP_TABLE }];
     for range in memory_ranges(mib) {
         let start = range.start.max(HIGH_MEMORY);
-        ranges.push(Range {
-            start,
-            size: range.end() - start,
-        });
+        ranges.push(Range { start, size: range.end() - start });
     }
     ranges
 }
@@ -131,36 +119,15 @@ mod tests {
 
     #[test]
     fn small_memory_is_one_range() {
-        assert_eq!(
-            memory_ranges(128),
-            [Range {
-                start: 0,
-                size: 128 * MIB
-            }]
-        );
-        assert_eq!(
-            memory_ranges(3072),
-            [Range {
-                start: 0,
-                size: HOLE_START
-            }]
-        );
+        assert_eq!(memory_ranges(128), [Range { start: 0, size: 128 * MIB }]);
+        assert_eq!(memory_ranges(3072), [Range { start: 0, size: HOLE_START }]);
     }
 
     #[test]
     fn memory_above_the_hole_continues_at_4_gib() {
         assert_eq!(
             memory_ranges(4096),
-            [
-                Range {
-                    start: 0,
-                    size: HOLE_START
-                },
-                Range {
-                    start: HOLE_END,
-                    size: 1024 * MIB
-                }
-            ]
+            [Range { start: 0, size: HOLE_START }, Range { start: HOLE_END, size: 1024 * MIB }]
         );
     }
 

@@ -39,11 +39,7 @@ pub fn build(vcpus: u8) -> Vec<u8> {
         count += 1;
     };
     for id in 0..vcpus {
-        let flags = if id == 0 {
-            ENABLED | BOOT_PROCESSOR
-        } else {
-            ENABLED
-        };
+        let flags = if id == 0 { ENABLED | BOOT_PROCESSOR } else { ENABLED };
         let mut entry = [0; 20];
         entry[..4].copy_from_slice(&[PROCESSOR, id, APIC_VERSION, flags]);
         push(&entry);
@@ -134,10 +130,7 @@ mod tests {
             entries += 1;
         }
         assert_eq!(entries, claimed);
-        assert_eq!(
-            processors,
-            [(0, ENABLED | BOOT_PROCESSOR), (1, ENABLED), (2, ENABLED)]
-        );
+        assert_eq!(processors, [(0, ENABLED | BOOT_PROCESSOR), (1, ENABLED), (2, ENABLED)]);
     }
 
     #[test]

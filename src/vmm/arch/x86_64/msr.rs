@@ -37,18 +37,13 @@ pub enum MsrError {
 
 /// Values that firmware would have set: fast strings, and all memory cacheable (Linux leaves the
 /// page attribute table alone when MTRRs are off).
-const BOOT_MSRS: [(u32, u64); 2] = [
-    (IA32_MISC_ENABLE, FAST_STRINGS),
-    (IA32_MTRR_DEF_TYPE, MTRR_ENABLE | WRITE_BACK),
-];
+const BOOT_MSRS: [(u32, u64); 2] =
+    [(IA32_MISC_ENABLE, FAST_STRINGS), (IA32_MTRR_DEF_TYPE, MTRR_ENABLE | WRITE_BACK)];
 
 /// Sets the boot MSRs of one vCPU.
 pub fn set_boot_msrs(fd: &VcpuFd, vcpu: u8) -> Result<(), MsrError> {
-    let entries = BOOT_MSRS.map(|(index, data)| kvm_msr_entry {
-        index,
-        data,
-        ..Default::default()
-    });
+    let entries =
+        BOOT_MSRS.map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() });
     let set = |source| MsrError::Set { vcpu, source };
     // Two entries are far below the wrapper's bound.
     let msrs = Msrs::from_entries(&entries).map_err(|_| set(errno::Error::new(libc::E2BIG)))?;

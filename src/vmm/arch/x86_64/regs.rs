@@ -41,21 +41,10 @@ pub enum Entry {
 impl Entry {
     /// General purpose registers at entry.
     pub fn regs(self) -> kvm_regs {
-        let start = kvm_regs {
-            rflags: RFLAGS,
-            ..Default::default()
-        };
+        let start = kvm_regs { rflags: RFLAGS, ..Default::default() };
         match self {
-            Entry::Pvh(rip) => kvm_regs {
-                rip: rip.into(),
-                rbx: PVH_START_INFO,
-                ..start
-            },
-            Entry::Linux64(rip) => kvm_regs {
-                rip,
-                rsi: ZERO_PAGE,
-                ..start
-            },
+            Entry::Pvh(rip) => kvm_regs { rip: rip.into(), rbx: PVH_START_INFO, ..start },
+            Entry::Linux64(rip) => kvm_regs { rip, rsi: ZERO_PAGE, ..start },
         }
     }
 
@@ -90,11 +79,7 @@ impl Entry {
             descriptor(&task(TSS_SELECTOR)),
         ];
         write_words(memory, GDT, &gdt)?;
-        if long {
-            write_page_tables(memory)
-        } else {
-            Ok(())
-        }
+        if long { write_page_tables(memory) } else { Ok(()) }
     }
 }
 
@@ -118,22 +103,12 @@ fn flat(selector: u16, kind: u8, long: bool) -> kvm_segment {
 }
 
 fn task(selector: u16) -> kvm_segment {
-    kvm_segment {
-        limit: 0x67,
-        selector,
-        type_: BUSY_TSS,
-        present: 1,
-        ..Default::default()
-    }
+    kvm_segment { limit: 0x67, selector, type_: BUSY_TSS, present: 1, ..Default::default() }
 }
 
 /// A segment as it stands in a descriptor table (Intel SDM volume 3, 3.4.5); the base is always 0.
 fn descriptor(segment: &kvm_segment) -> u64 {
-    let limit = u64::from(if segment.g == 1 {
-        segment.limit >> 12
-    } else {
-        segment.limit
-    });
+    let limit = u64::from(if segment.g == 1 { segment.limit >> 12 } else { segment.limit });
     (limit & 0xffff)
         | (u64::from(segment.type_) << 40)
         | (u64::from(segment.s) << 44)
@@ -153,9 +128,8 @@ fn write_page_tables(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
     for gib in 0..4u64 {
         let directory = directories + gib * PAGE;
         write_words(memory, pdpt + gib * 8, &[directory | PRESENT_WRITABLE])?;
-        let entries: Vec<u64> = (0..512)
-            .map(|i| (gib << 30) | (i << 21) | HUGE_PAGE | PRESENT_WRITABLE)
-            .collect();
+        let entries: Vec<u64> =
+            (0..512).map(|i| (gib << 30) | (i << 21) | HUGE_PAGE | PRESENT_WRITABLE).collect();
         write_words(memory, directory, &entries)?;
     }
     Ok(())
@@ -197,10 +171,7 @@ mod tests {
     fn pvh_starts_without_paging() {
         let mut sregs = kvm_sregs::default();
         Entry::Pvh(0x10_0000).set_sregs(&mut sregs);
-        assert_eq!(
-            (sregs.cr0 & CR0_PG, sregs.efer, sregs.cs.l, sregs.cs.db),
-            (0, 0, 0, 1)
-        );
+        assert_eq!((sregs.cr0 & CR0_PG, sregs.efer, sregs.cs.l, sregs.cs.db), (0, 0, 0, 1));
         assert_eq!(Entry::Pvh(0x10_0000).regs().rbx, PVH_START_INFO);
     }
 }

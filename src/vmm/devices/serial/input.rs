@@ -42,9 +42,7 @@ pub struct Input {
 
 impl std::fmt::Debug for Input {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Input")
-            .field("watch", &self.watch)
-            .finish_non_exhaustive()
+        f.debug_struct("Input").field("watch", &self.watch).finish_non_exhaustive()
     }
 }
 
@@ -59,14 +57,7 @@ impl Input {
         let stdin = ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDIN_FILENO) });
         let escape = stdin.is_terminal().then(Escape::default);
         let port = port.clone();
-        Ok(Some(Self {
-            port,
-            drained,
-            stdin,
-            escape,
-            ending,
-            watch: Watch::Off,
-        }))
+        Ok(Some(Self { port, drained, stdin, escape, ending, watch: Watch::Off }))
     }
 
     fn watch(&mut self, ops: &mut EventOps) {
@@ -95,11 +86,7 @@ impl Input {
         // One byte may become two: an escape that was none.
         let room = lock(&self.port).room() / 2;
         if room == 0 {
-            let next = if self.watch == Watch::File {
-                Watch::File
-            } else {
-                Watch::Off
-            };
+            let next = if self.watch == Watch::File { Watch::File } else { Watch::Off };
             return self.unwatch(next, ops);
         }
         let room = room.min(typed.len());

@@ -28,9 +28,7 @@ const PENDING_MAX: usize = 1024;
 
 /// Which of its registers `port` is, if any.
 pub fn offset(port: u16) -> Option<u8> {
-    let offset = port
-        .checked_sub(FIRST)
-        .filter(|offset| *offset < REGISTERS)?;
+    let offset = port.checked_sub(FIRST).filter(|offset| *offset < REGISTERS)?;
     u8::try_from(offset).ok()
 }
 
@@ -87,12 +85,7 @@ impl Port {
 
     /// A copy of the eventfd that is written when the guest has read all input.
     pub(super) fn drained(&self) -> io::Result<Option<EventFd>> {
-        self.uart
-            .events()
-            .0
-            .as_ref()
-            .map(EventFd::try_clone)
-            .transpose()
+        self.uart.events().0.as_ref().map(EventFd::try_clone).transpose()
     }
 
     /// The guest reads a register.
@@ -169,10 +162,7 @@ impl Stdout {
         // SAFETY: the descriptor is not closed, so that this is no other owner; on a process
         // without a standard output, writes fail.
         let file = ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDOUT_FILENO) });
-        Self {
-            file,
-            pending: Vec::with_capacity(PENDING_MAX),
-        }
+        Self { file, pending: Vec::with_capacity(PENDING_MAX) }
     }
 
     fn push(&mut self, byte: u8) {

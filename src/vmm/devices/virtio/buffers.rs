@@ -85,10 +85,7 @@ pub struct Buffers {
 impl Buffers {
     /// Empty lists of ranges of `memory`.
     pub fn new(memory: &GuestMemoryMmap) -> Self {
-        Self {
-            readable: Segments::new(memory),
-            writable: Segments::new(memory),
-        }
+        Self { readable: Segments::new(memory), writable: Segments::new(memory) }
     }
 
     /// Holds the buffers of `chain` and nothing else. On an error it holds nothing.
@@ -137,19 +134,11 @@ impl Buffers {
                 return Err(ChainError::ReadableAfterWritable);
             }
             seen_writable = writable;
-            let segments = if writable {
-                &mut self.writable
-            } else {
-                &mut self.readable
-            };
+            let segments = if writable { &mut self.writable } else { &mut self.readable };
             segments.map(descriptor.addr(), descriptor.len(), &mut room)?;
             ended = !descriptor.has_next();
         }
-        if ended {
-            Ok(())
-        } else {
-            Err(ChainError::Broken)
-        }
+        if ended { Ok(()) } else { Err(ChainError::Broken) }
     }
 }
 
@@ -185,13 +174,7 @@ struct Mark {
 impl Segments {
     /// No range yet, of `memory`.
     pub fn new(memory: &GuestMemoryMmap) -> Self {
-        Self {
-            memory: memory.clone(),
-            ranges: Vec::new(),
-            first: 0,
-            len: 0,
-            reserved: None,
-        }
+        Self { memory: memory.clone(), ranges: Vec::new(), first: 0, len: 0, reserved: None }
     }
 
     /// Bytes that are left.
@@ -257,11 +240,7 @@ impl Segments {
     /// and returns `false`.
     #[must_use]
     pub fn write_at(&self, offset: usize, from: &[u8]) -> bool {
-        if self
-            .len
-            .checked_sub(offset)
-            .is_none_or(|room| room < from.len())
-        {
+        if self.len.checked_sub(offset).is_none_or(|room| room < from.len()) {
             return false;
         }
         let mut skip = offset;
@@ -337,10 +316,7 @@ impl Segments {
         };
         range.iov_len -= 1;
         let last = range.iov_base.cast::<u8>().wrapping_add(range.iov_len);
-        self.reserved = Some(iovec {
-            iov_base: last.cast(),
-            iov_len: 1,
-        });
+        self.reserved = Some(iovec { iov_base: last.cast(), iov_len: 1 });
         self.len -= 1;
         if range.iov_len == 0 {
             self.ranges.pop();
@@ -382,10 +358,7 @@ impl Segments {
     /// Receives one packet into the front, without consuming it, and what does not fit into
     /// `overflow`: a length above [`Segments::len`] means that the packet was cut.
     pub fn receive(&mut self, from: BorrowedFd<'_>, overflow: &mut [u8]) -> io::Result<usize> {
-        self.ranges.push(iovec {
-            iov_base: overflow.as_mut_ptr().cast(),
-            iov_len: overflow.len(),
-        });
+        self.ranges.push(iovec { iov_base: overflow.as_mut_ptr().cast(), iov_len: overflow.len() });
         let received = self.transfer(|ranges, count| {
             // SAFETY: the ranges are mapped and writable, as `Segments` keeps `memory`, and
             // `overflow` is borrowed for the call.
@@ -437,10 +410,7 @@ impl Segments {
             }
             *room -= 1;
             let iov_base = slice.ptr_guard_mut().as_ptr().cast();
-            self.ranges.push(iovec {
-                iov_base,
-                iov_len: slice.len(),
-            });
+            self.ranges.push(iovec { iov_base, iov_len: slice.len() });
             self.len += slice.len();
         }
         Ok(())
@@ -450,10 +420,7 @@ impl Segments {
     fn mark(&mut self) -> Mark {
         self.ranges.drain(..self.first);
         self.first = 0;
-        Mark {
-            ranges: self.ranges.len(),
-            len: self.len,
-        }
+        Mark { ranges: self.ranges.len(), len: self.len }
     }
 
     fn rewind(&mut self, mark: Mark) {
@@ -462,10 +429,7 @@ impl Segments {
     }
 
     fn slices(&self) -> impl Iterator<Item = VolatileSlice<'_>> {
-        self.ranges
-            .iter()
-            .skip(self.first)
-            .map(|range| self.slice(range))
+        self.ranges.iter().skip(self.first).map(|range| self.slice(range))
     }
 
     fn slice<'a>(&'a self, range: &iovec) -> VolatileSlice<'a> {

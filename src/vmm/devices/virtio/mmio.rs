@@ -121,11 +121,7 @@ impl MmioTransport {
         let (device_type, offered, max_sizes) = {
             let device = lock(&device);
             let features = device.device_features() | TRANSPORT_FEATURES;
-            (
-                device.device_type(),
-                features,
-                device.queue_sizes().to_vec(),
-            )
+            (device.device_type(), features, device.queue_sizes().to_vec())
         };
         let mut transport = Self {
             device,
@@ -191,9 +187,7 @@ impl MmioTransport {
             0x00c => VENDOR,
             0x010 => word(self.offered, self.device_features_word),
             0x034 => selected.map_or(0, |q| self.max_sizes.get(q).copied().unwrap_or(0).into()),
-            0x044 => selected
-                .and_then(|q| self.queues.get(q))
-                .map_or(0, |q| q.ready.into()),
+            0x044 => selected.and_then(|q| self.queues.get(q)).map_or(0, |q| q.ready.into()),
             0x060 => self.interrupt.status(),
             0x070 => self.status(),
             // No shared memory regions: their length reads as -1 (virtio 1.2, 4.2.2).
@@ -204,18 +198,11 @@ impl MmioTransport {
     }
 
     fn status(&self) -> u32 {
-        self.status
-            | if self.interrupt.waits_for_reset() {
-                NEEDS_RESET
-            } else {
-                0
-            }
+        self.status | if self.interrupt.waits_for_reset() { NEEDS_RESET } else { 0 }
     }
 
     fn selected(&self) -> Option<usize> {
-        usize::try_from(self.queue)
-            .ok()
-            .filter(|q| *q < self.queues.len())
+        usize::try_from(self.queue).ok().filter(|q| *q < self.queues.len())
     }
 
     /// Whether the write was one that the driver may do now.
@@ -270,9 +257,7 @@ impl MmioTransport {
     /// A notification that no ioeventfd took, as happens where KVM has none left.
     fn notify(&self, queue: u32) -> bool {
         let device = lock(&self.device);
-        let event = usize::try_from(queue)
-            .ok()
-            .and_then(|q| device.queue_events().get(q));
+        let event = usize::try_from(queue).ok().and_then(|q| device.queue_events().get(q));
         // A counter that would overflow says that the device has yet to look: nothing is lost.
         event.is_some_and(|event| event.write(1).is_ok())
     }
@@ -325,10 +310,7 @@ impl MmioTransport {
         if let Err(error) = self.try_activate() {
             log::warn!("virtio device {}: {error}", self.device_type);
             if let Err(error) = self.interrupt.needs_reset() {
-                log::warn!(
-                    "virtio device {}: cannot interrupt: {error}",
-                    self.device_type
-                );
+                log::warn!("virtio device {}: cannot interrupt: {error}", self.device_type);
             }
         }
     }
@@ -349,9 +331,7 @@ impl MmioTransport {
     fn checked_queues(&self) -> Result<Vec<Queue>, QueueError> {
         let event_idx = self.accepted & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
         let pairs = self.queues.iter().zip(&self.max_sizes).enumerate();
-        pairs
-            .map(|(i, (setup, max))| setup.check(i, *max, event_idx, &self.memory))
-            .collect()
+        pairs.map(|(i, (setup, max))| setup.check(i, *max, event_idx, &self.memory)).collect()
     }
 
     fn reset(&mut self) {
@@ -372,10 +352,7 @@ impl MmioTransport {
         self.queues = self
             .max_sizes
             .iter()
-            .map(|max| QueueSetup {
-                size: (*max).into(),
-                ..Default::default()
-            })
+            .map(|max| QueueSetup { size: (*max).into(), ..Default::default() })
             .collect();
     }
 }
@@ -390,10 +367,7 @@ impl QueueSetup {
         event_idx: bool,
         memory: &GuestMemoryMmap,
     ) -> Result<Queue, QueueError> {
-        let bad_size = || QueueError::Size {
-            queue,
-            size: self.size,
-        };
+        let bad_size = || QueueError::Size { queue, size: self.size };
         let mut checked = Queue::new(max).map_err(|_| bad_size())?;
         if !self.ready {
             return Ok(checked);
@@ -406,44 +380,23 @@ impl QueueSetup {
                 // The queue takes an available ring at 0 for one that was never set.
                 && address != 0
                 && memory.check_range(GuestAddress(address), bytes);
-            if fine {
-                Ok(GuestAddress(address))
-            } else {
-                Err((ring, address))
-            }
+            if fine { Ok(GuestAddress(address)) } else { Err((ring, address)) }
         };
         let addresses = || {
             let descriptors = "descriptor table";
             Ok((
-                inside(
-                    descriptors,
-                    self.descriptors,
-                    DESCRIPTOR_ALIGN,
-                    n * DESCRIPTOR_SIZE,
-                )?,
+                inside(descriptors, self.descriptors, DESCRIPTOR_ALIGN, n * DESCRIPTOR_SIZE)?,
                 inside("available ring", self.available, AVAILABLE_ALIGN, 6 + 2 * n)?,
                 inside("used ring", self.used, USED_ALIGN, 6 + 8 * n)?,
             ))
         };
-        let wrong = |(ring, address)| QueueError::Address {
-            queue,
-            ring,
-            address,
-        };
+        let wrong = |(ring, address)| QueueError::Address { queue, ring, address };
         let (descriptors, available, used) = addresses().map_err(wrong)?;
         let set = |ring, address: GuestAddress, done: Result<(), virtio_queue::Error>| {
             done.map_err(|_| wrong((ring, address.0)))
         };
-        set(
-            "descriptor table",
-            descriptors,
-            checked.try_set_desc_table_address(descriptors),
-        )?;
-        set(
-            "available ring",
-            available,
-            checked.try_set_avail_ring_address(available),
-        )?;
+        set("descriptor table", descriptors, checked.try_set_desc_table_address(descriptors))?;
+        set("available ring", available, checked.try_set_avail_ring_address(available))?;
         set("used ring", used, checked.try_set_used_ring_address(used))?;
         checked.set_event_idx(event_idx);
         checked.set_ready(true);

@@ -45,11 +45,7 @@ impl VirtioDevice for Fake {
         if self.refuse {
             return Err(ActivateError::QueueNotReady(0));
         }
-        let queues = activation
-            .queues
-            .iter()
-            .map(|q| (q.ready(), q.size()))
-            .collect();
+        let queues = activation.queues.iter().map(|q| (q.ready(), q.size())).collect();
         self.activations.push((activation.features, queues));
         Ok(())
     }
@@ -59,21 +55,12 @@ impl VirtioDevice for Fake {
 }
 
 fn transport() -> (MmioTransport, Arc<Mutex<Fake>>, Arc<Interrupt>) {
-    let events = (0..2)
-        .map(|_| EventFd::new(libc::EFD_NONBLOCK).unwrap())
-        .collect();
-    let device = Arc::new(Mutex::new(Fake {
-        events,
-        ..Default::default()
-    }));
+    let events = (0..2).map(|_| EventFd::new(libc::EFD_NONBLOCK).unwrap()).collect();
+    let device = Arc::new(Mutex::new(Fake { events, ..Default::default() }));
     let line = EventFd::new(libc::EFD_NONBLOCK).unwrap();
     let interrupt = Arc::new(Interrupt::new(line));
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
-    (
-        MmioTransport::new(device.clone(), interrupt.clone(), memory),
-        device,
-        interrupt,
-    )
+    (MmioTransport::new(device.clone(), interrupt.clone(), memory), device, interrupt)
 }
 
 fn get(transport: &MmioTransport, offset: u64) -> u32 {
@@ -126,10 +113,7 @@ fn a_driver_by_the_book_gets_a_running_device() {
     put(&mut transport, 0x070, ALL_SET);
     assert_eq!(get(&transport, 0x070), ALL_SET);
     let features = 1 << VIRTIO_F_VERSION_1 | 1 << 29 | 1 << 5;
-    assert_eq!(
-        lock(&device).activations,
-        [(features, vec![(true, 128), (false, 64)])]
-    );
+    assert_eq!(lock(&device).activations, [(features, vec![(true, 128), (false, 64)])]);
     assert_eq!(transport.refused_writes(), 0);
 
     interrupt.used_buffers().unwrap();
@@ -162,13 +146,7 @@ fn features_that_were_not_offered_are_not_ok() {
 #[test]
 fn no_state_can_be_left_out() {
     let (mut transport, device, _) = transport();
-    for status in [
-        DRIVER,
-        DRIVER_OK,
-        FEATURES_OK,
-        ALL_SET,
-        ACKNOWLEDGE | DRIVER_OK,
-    ] {
+    for status in [DRIVER, DRIVER_OK, FEATURES_OK, ALL_SET, ACKNOWLEDGE | DRIVER_OK] {
         put(&mut transport, 0x070, status);
         assert_eq!(get(&transport, 0x070), 0);
     }
@@ -213,11 +191,7 @@ fn wrong_queues_leave_the_device_needing_a_reset() {
         negotiate(&mut transport);
         set_up(&mut transport, size, rings);
         put(&mut transport, 0x070, ALL_SET);
-        assert_eq!(
-            get(&transport, 0x070),
-            ALL_SET | NEEDS_RESET,
-            "{size} {rings:x?}"
-        );
+        assert_eq!(get(&transport, 0x070), ALL_SET | NEEDS_RESET, "{size} {rings:x?}");
         assert_eq!(interrupt.line().read().unwrap(), 1);
         assert!(lock(&device).activations.is_empty());
         put(&mut transport, 0x070, 0);
@@ -271,12 +245,7 @@ fn registers_are_read_by_words_only() {
 }
 
 fn register() -> impl Strategy<Value = u64> {
-    prop_oneof![
-        0u64..0x120,
-        (0u64..0x48).prop_map(|r| r * 4),
-        Just(0x070),
-        Just(0x020)
-    ]
+    prop_oneof![0u64..0x120, (0u64..0x48).prop_map(|r| r * 4), Just(0x070), Just(0x020)]
 }
 
 fn value() -> impl Strategy<Value = u32> {

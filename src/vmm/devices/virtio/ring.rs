@@ -78,12 +78,7 @@ impl Ring {
     /// A queue that is ready, its addresses checked against `memory`.
     pub fn new(queue: Queue, memory: GuestMemoryMmap) -> Self {
         let signalled = queue.next_used();
-        Self {
-            queue,
-            memory,
-            unpublished: 0,
-            signalled,
-        }
+        Self { queue, memory, unpublished: 0, signalled }
     }
 
     /// Entries of the ring.
@@ -93,19 +88,14 @@ impl Ring {
 
     /// The next chain that the driver offers. It is to be given back with [`Ring::push_used`].
     pub fn pop(&mut self) -> Result<Option<DescriptorChain<&GuestMemoryMmap>>, RingError> {
-        let offered = self
-            .queue
-            .avail_idx(&self.memory, Ordering::Acquire)
-            .map_err(RingError::Available)?;
+        let offered =
+            self.queue.avail_idx(&self.memory, Ordering::Acquire).map_err(RingError::Available)?;
         let next = self.queue.next_avail();
         if offered.0 == next {
             return Ok(None);
         }
         let size = self.queue.size();
-        let mut chains = self
-            .queue
-            .iter(&self.memory)
-            .map_err(RingError::Available)?;
+        let mut chains = self.queue.iter(&self.memory).map_err(RingError::Available)?;
         let chain = chains.next().ok_or(RingError::Entry(next))?;
         let head = chain.head_index();
         if head >= size {
@@ -128,9 +118,7 @@ impl Ring {
         let at = field(self.queue.used_ring(), 4 + 8 * slot)?;
         // le32 id, le32 len
         let element = u64::from(head) | u64::from(len) << 32;
-        self.memory
-            .write_obj(element.to_le(), at)
-            .map_err(RingError::Memory)?;
+        self.memory.write_obj(element.to_le(), at).map_err(RingError::Memory)?;
         self.unpublished = self.unpublished.wrapping_add(1);
         Ok(())
     }
@@ -139,9 +127,7 @@ impl Ring {
     pub fn publish(&mut self) -> Result<(), RingError> {
         let index = self.queue.next_used().wrapping_add(self.unpublished);
         let at = field(self.queue.used_ring(), 2)?;
-        self.memory
-            .store(index.to_le(), at, Ordering::Release)
-            .map_err(RingError::Memory)?;
+        self.memory.store(index.to_le(), at, Ordering::Release).map_err(RingError::Memory)?;
         self.queue.set_next_used(index);
         self.unpublished = 0;
         Ok(())
@@ -178,26 +164,19 @@ impl Ring {
     }
 
     fn load(&self, at: GuestAddress) -> Result<u16, RingError> {
-        let value: u16 = self
-            .memory
-            .load(at, Ordering::Relaxed)
-            .map_err(RingError::Memory)?;
+        let value: u16 = self.memory.load(at, Ordering::Relaxed).map_err(RingError::Memory)?;
         Ok(u16::from_le(value))
     }
 
     /// Asks the driver not to notify of further chains.
     pub fn disable_notification(&mut self) -> Result<(), RingError> {
-        self.queue
-            .disable_notification(&self.memory)
-            .map_err(RingError::Available)
+        self.queue.disable_notification(&self.memory).map_err(RingError::Available)
     }
 
     /// Asks the driver to notify of the next chain. `true` if there is one already, of which it may
     /// not notify.
     pub fn enable_notification(&mut self) -> Result<bool, RingError> {
-        self.queue
-            .enable_notification(&self.memory)
-            .map_err(RingError::Available)
+        self.queue.enable_notification(&self.memory).map_err(RingError::Available)
     }
 
     /// Hands one chain after the other to `handle` until the ring is empty, then interrupts once.
@@ -242,9 +221,7 @@ impl Ring {
 }
 
 fn field(base: u64, offset: u64) -> Result<GuestAddress, RingError> {
-    base.checked_add(offset)
-        .map(GuestAddress)
-        .ok_or(RingError::Address(base))
+    base.checked_add(offset).map(GuestAddress).ok_or(RingError::Address(base))
 }
 
 #[cfg(test)]

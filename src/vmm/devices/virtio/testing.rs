@@ -26,20 +26,12 @@ pub struct Buffer {
 
 /// A buffer for the device to read.
 pub fn readable(address: u64, len: u32) -> Buffer {
-    Buffer {
-        address,
-        len,
-        writable: false,
-    }
+    Buffer { address, len, writable: false }
 }
 
 /// A buffer for the device to write.
 pub fn writable(address: u64, len: u32) -> Buffer {
-    Buffer {
-        address,
-        len,
-        writable: true,
-    }
+    Buffer { address, len, writable: true }
 }
 
 /// Guest memory of one region.
@@ -71,14 +63,7 @@ pub struct Driver {
 impl Driver {
     /// A queue of `size` entries at the guest address `base`.
     pub fn new(memory: &GuestMemoryMmap, base: u64, size: u16) -> Self {
-        Self {
-            memory: memory.clone(),
-            size,
-            base,
-            next_descriptor: 0,
-            available: 0,
-            used: 0,
-        }
+        Self { memory: memory.clone(), size, base, next_descriptor: 0, available: 0, used: 0 }
     }
 
     pub fn table(&self) -> u64 {
@@ -151,13 +136,7 @@ impl Driver {
         let head = self.next_descriptor % self.size;
         self.next_descriptor = self.next_descriptor.wrapping_add(1);
         let len = u32::try_from(16 * buffers.len()).unwrap();
-        self.descriptor(
-            self.table() + 16 * u64::from(head),
-            table,
-            len,
-            VRING_DESC_F_INDIRECT,
-            0,
-        );
+        self.descriptor(self.table() + 16 * u64::from(head), table, len, VRING_DESC_F_INDIRECT, 0);
         self.offer_head(head);
         head
     }
@@ -193,25 +172,17 @@ impl Driver {
 
     /// Asks for an interrupt when the used index passes `index`.
     pub fn set_used_event(&self, index: u16) {
-        self.write(
-            self.available_ring() + 4 + 2 * u64::from(self.size),
-            &index.to_le_bytes(),
-        );
+        self.write(self.available_ring() + 4 + 2 * u64::from(self.size), &index.to_le_bytes());
     }
 
     /// Chains that came back since the last look: their heads, and bytes written to them.
     pub fn used(&mut self) -> Vec<(u16, u32)> {
-        let index: u16 = self
-            .memory
-            .read_obj(GuestAddress(self.used_ring() + 2))
-            .unwrap();
+        let index: u16 = self.memory.read_obj(GuestAddress(self.used_ring() + 2)).unwrap();
         let mut chains = Vec::new();
         while self.used != index {
             let slot = u64::from(self.used % self.size);
-            let element: [u32; 2] = self
-                .memory
-                .read_obj(GuestAddress(self.used_ring() + 4 + 8 * slot))
-                .unwrap();
+            let element: [u32; 2] =
+                self.memory.read_obj(GuestAddress(self.used_ring() + 4 + 8 * slot)).unwrap();
             chains.push((u16::try_from(element[0]).unwrap(), element[1]));
             self.used = self.used.wrapping_add(1);
         }
@@ -219,16 +190,12 @@ impl Driver {
     }
 
     pub fn write(&self, address: u64, bytes: &[u8]) {
-        self.memory
-            .write_slice(bytes, GuestAddress(address))
-            .unwrap();
+        self.memory.write_slice(bytes, GuestAddress(address)).unwrap();
     }
 
     pub fn read(&self, address: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        self.memory
-            .read_slice(&mut bytes, GuestAddress(address))
-            .unwrap();
+        self.memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
         bytes
     }
 }

@@ -92,24 +92,14 @@ impl Block {
             features: active.features,
             metrics: &self.metrics,
         };
-        let Active {
-            ring,
-            buffers,
-            interrupt,
-            ..
-        } = active;
-        let drained = ring.drain(
-            buffers,
-            Direction::Both,
-            interrupt,
-            |request| match request {
-                Ok(buffers) => executor.run(buffers),
-                Err(_) => {
-                    executor.metrics.malformed.add(1);
-                    Handled::Used(0)
-                }
-            },
-        );
+        let Active { ring, buffers, interrupt, .. } = active;
+        let drained = ring.drain(buffers, Direction::Both, interrupt, |request| match request {
+            Ok(buffers) => executor.run(buffers),
+            Err(_) => {
+                executor.metrics.malformed.add(1);
+                Handled::Used(0)
+            }
+        });
         match drained {
             Ok(Drained::More) => self.come_back(),
             Ok(Drained::Empty | Drained::Blocked) => {}
@@ -154,24 +144,13 @@ impl VirtioDevice for Block {
     }
 
     fn device_features(&self) -> u64 {
-        let always = [
-            VIRTIO_BLK_F_SEG_MAX,
-            VIRTIO_BLK_F_BLK_SIZE,
-            VIRTIO_BLK_F_TOPOLOGY,
-        ];
+        let always = [VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_TOPOLOGY];
         let by_kind: &[u32] = if self.disk.read_only() {
             &[VIRTIO_BLK_F_RO]
         } else {
-            &[
-                VIRTIO_BLK_F_FLUSH,
-                VIRTIO_BLK_F_DISCARD,
-                VIRTIO_BLK_F_WRITE_ZEROES,
-            ]
+            &[VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES]
         };
-        always
-            .iter()
-            .chain(by_kind)
-            .fold(0, |features, bit| features | 1 << bit)
+        always.iter().chain(by_kind).fold(0, |features, bit| features | 1 << bit)
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -179,24 +158,14 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let Activation {
-            memory,
-            queues,
-            features,
-            interrupt,
-        } = activation;
+        let Activation { memory, queues, features, interrupt } = activation;
         let queue = queues
             .into_iter()
             .next()
             .filter(QueueT::ready)
             .ok_or(ActivateError::QueueNotReady(0))?;
         let buffers = Buffers::new(&memory);
-        self.active = Some(Active {
-            ring: Ring::new(queue, memory),
-            buffers,
-            interrupt,
-            features,
-        });
+        self.active = Some(Active { ring: Ring::new(queue, memory), buffers, interrupt, features });
         // Requests that were there before DRIVER_OK were notified of to nobody.
         self.come_back();
         Ok(())
@@ -216,10 +185,7 @@ fn serial_number(config: &DiskConfig) -> Result<[u8; ID_BYTES], BlockError> {
     match id.get_mut(..serial.len()) {
         Some(field) if printable => field.copy_from_slice(serial.as_bytes()),
         _ => {
-            return Err(BlockError::Serial {
-                path: config.path.clone(),
-                serial: serial.clone(),
-            });
+            return Err(BlockError::Serial { path: config.path.clone(), serial: serial.clone() });
         }
     }
     Ok(id)

@@ -44,9 +44,7 @@ impl Disk {
     /// Opens and locks a disk: exclusively to write to it, shared to read it. The lock is advisory
     /// (`flock`) and goes with the process.
     pub fn open(config: &DiskConfig) -> Result<Self, BlockError> {
-        let DiskConfig {
-            path, read_only, ..
-        } = config;
+        let DiskConfig { path, read_only, .. } = config;
         let (path, read_only) = (path.clone(), *read_only);
         let file = OpenOptions::new()
             .read(true)
@@ -60,57 +58,35 @@ impl Disk {
                 return Err(BlockError::NotADisk { path });
             }
             Err(source) => {
-                return Err(BlockError::Open {
-                    path,
-                    read_only,
-                    source,
-                });
+                return Err(BlockError::Open { path, read_only, source });
             }
         };
         let kind = match file.metadata() {
             Ok(metadata) => metadata.file_type(),
             Err(source) => {
-                return Err(BlockError::Inspect {
-                    path,
-                    what: "stat",
-                    source,
-                });
+                return Err(BlockError::Inspect { path, what: "stat", source });
             }
         };
         if !kind.is_file() && !kind.is_block_device() {
             return Err(BlockError::NotADisk { path });
         }
-        match if read_only {
-            file.try_lock_shared()
-        } else {
-            file.try_lock()
-        } {
+        match if read_only { file.try_lock_shared() } else { file.try_lock() } {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(BlockError::InUse { path, read_only }),
             Err(TryLockError::Error(source)) => {
-                return Err(BlockError::Inspect {
-                    path,
-                    what: "locking",
-                    source,
-                });
+                return Err(BlockError::Inspect { path, what: "locking", source });
             }
         }
         // The size in the metadata of a block device is 0.
-        let len = file
-            .seek(SeekFrom::End(0))
-            .map_err(|source| BlockError::Inspect {
-                path: path.clone(),
-                what: "finding its size",
-                source,
-            })?;
+        let len = file.seek(SeekFrom::End(0)).map_err(|source| BlockError::Inspect {
+            path: path.clone(),
+            what: "finding its size",
+            source,
+        })?;
         if len == 0 {
             return Err(BlockError::Empty { path });
         }
-        Ok(Self {
-            file,
-            sectors: len.div_ceil(1 << SECTOR_SHIFT),
-            read_only,
-        })
+        Ok(Self { file, sectors: len.div_ceil(1 << SECTOR_SHIFT), read_only })
     }
 
     /// Capacity in sectors.
@@ -134,20 +110,14 @@ impl Disk {
             return Err(outside());
         }
         // Below `self.sectors`, whose bytes, but for the last sector's, are a file's size.
-        Ok(Extent {
-            offset: sector << SECTOR_SHIFT,
-            len: sectors << SECTOR_SHIFT,
-        })
+        Ok(Extent { offset: sector << SECTOR_SHIFT, len: sectors << SECTOR_SHIFT })
     }
 
     /// Fills all of `into` from `sector` on.
     pub fn read(&self, sector: u64, into: &mut Segments) -> Result<(), RequestError> {
         let mut offset = self.extent(sector, whole_sectors(into.len())?)?.offset;
         while !into.is_empty() {
-            match into
-                .read_file(self.file.as_fd(), offset)
-                .map_err(RequestError::Host)?
-            {
+            match into.read_file(self.file.as_fd(), offset).map_err(RequestError::Host)? {
                 0 => return Self::read_tail(into),
                 n => offset += n as u64,
             }
@@ -169,10 +139,7 @@ impl Disk {
     pub fn write(&self, sector: u64, from: &mut Segments) -> Result<(), RequestError> {
         let mut offset = self.extent(sector, whole_sectors(from.len())?)?.offset;
         while !from.is_empty() {
-            match from
-                .write_file(self.file.as_fd(), offset)
-                .map_err(RequestError::Host)?
-            {
+            match from.write_file(self.file.as_fd(), offset).map_err(RequestError::Host)? {
                 0 => return Err(RequestError::Host(io::ErrorKind::WriteZero.into())),
                 n => offset += n as u64,
             }
@@ -205,16 +172,11 @@ impl Disk {
     }
 
     fn write_zero_bytes(&self, extent: Extent) -> Result<(), RequestError> {
-        let Extent {
-            mut offset,
-            mut len,
-        } = extent;
+        let Extent { mut offset, mut len } = extent;
         while len > 0 {
             let chunk = usize::try_from(len).map_or(ZEROES.len(), |len| len.min(ZEROES.len()));
             let zeroes = ZEROES.get(..chunk).unwrap_or(&ZEROES);
-            self.file
-                .write_all_at(zeroes, offset)
-                .map_err(RequestError::Host)?;
+            self.file.write_all_at(zeroes, offset).map_err(RequestError::Host)?;
             offset += chunk as u64;
             len -= chunk as u64;
         }

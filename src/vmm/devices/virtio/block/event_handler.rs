@@ -8,10 +8,7 @@ use crate::vmm::devices::virtio::is_event_of;
 
 impl MutEventSubscriber for Block {
     fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
-        if let Some(event) = self
-            .queue_events
-            .iter()
-            .find(|event| is_event_of(events.fd(), event))
+        if let Some(event) = self.queue_events.iter().find(|event| is_event_of(events.fd(), event))
         {
             // Nothing to read means that somebody else did; the queue says what there is to do.
             let _ = event.read();

@@ -59,10 +59,7 @@ struct Header {
 impl Header {
     fn parse(bytes: [u8; HEADER]) -> Self {
         let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = bytes;
-        Self {
-            kind: u32::from_le_bytes([k0, k1, k2, k3]),
-            sector: u64::from_le_bytes(sector),
-        }
+        Self { kind: u32::from_le_bytes([k0, k1, k2, k3]), sector: u64::from_le_bytes(sector) }
     }
 }
 
@@ -168,8 +165,7 @@ impl Executor<'_> {
             if range.flags != 0 {
                 return Err(RequestError::Unsupported(VIRTIO_BLK_T_DISCARD));
             }
-            self.disk
-                .discard(self.extent(range, MAX_DISCARD_SECTORS)?)?;
+            self.disk.discard(self.extent(range, MAX_DISCARD_SECTORS)?)?;
         }
         Ok(())
     }
@@ -182,8 +178,7 @@ impl Executor<'_> {
                 return Err(RequestError::Unsupported(VIRTIO_BLK_T_WRITE_ZEROES));
             }
             let unmap = range.flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
-            self.disk
-                .write_zeroes(self.extent(range, MAX_ZEROES_SECTORS)?, unmap)?;
+            self.disk.write_zeroes(self.extent(range, MAX_ZEROES_SECTORS)?, unmap)?;
         }
         Ok(())
     }
@@ -196,20 +191,12 @@ impl Executor<'_> {
     }
 
     fn check_writable(&self) -> Result<(), RequestError> {
-        if self.disk.read_only() {
-            Err(RequestError::ReadOnly)
-        } else {
-            Ok(())
-        }
+        if self.disk.read_only() { Err(RequestError::ReadOnly) } else { Ok(()) }
     }
 
     /// Makes a write durable for a driver that will not ask for it (5.2.6.2).
     fn settle(&self) -> Result<(), RequestError> {
-        if has(self.features, VIRTIO_BLK_F_FLUSH) {
-            Ok(())
-        } else {
-            self.disk.flush()
-        }
+        if has(self.features, VIRTIO_BLK_F_FLUSH) { Ok(()) } else { self.disk.flush() }
     }
 
     fn refuse(&self, error: &RequestError) -> u8 {
@@ -247,11 +234,7 @@ fn range_count(list: &Segments, most: u32) -> Result<usize, RequestError> {
 fn next_range(list: &mut Segments) -> Result<Range, RequestError> {
     let mut bytes = [0; RANGE];
     let left = list.len();
-    if list.read(&mut bytes) {
-        Ok(Range::parse(bytes))
-    } else {
-        Err(RequestError::Ranges(left))
-    }
+    if list.read(&mut bytes) { Ok(Range::parse(bytes)) } else { Err(RequestError::Ranges(left)) }
 }
 
 /// A status of the specification, of which the bindings make a u32.

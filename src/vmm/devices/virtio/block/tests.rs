@@ -37,11 +37,7 @@ struct Machine {
 }
 
 fn config(path: PathBuf, read_only: bool) -> DiskConfig {
-    DiskConfig {
-        path,
-        read_only,
-        serial: Some("disk-0001".to_owned()),
-    }
+    DiskConfig { path, read_only, serial: Some("disk-0001".to_owned()) }
 }
 
 fn machine(size: u64, read_only: bool) -> Machine {
@@ -51,13 +47,7 @@ fn machine(size: u64, read_only: bool) -> Machine {
     let block = Block::new(&config(path.clone(), read_only)).unwrap();
     let memory = memory();
     let driver = Driver::new(&memory, 0, 256);
-    let mut machine = Machine {
-        _folder: folder,
-        path,
-        block,
-        driver,
-        interrupt: interrupt(),
-    };
+    let mut machine = Machine { _folder: folder, path, block, driver, interrupt: interrupt() };
     let features = machine.block.device_features();
     machine.activate(features);
     machine
@@ -121,11 +111,7 @@ fn writes_and_reads_go_through_the_file_in_many_segments() {
     let mut m = machine(8192, false);
     let text: Vec<u8> = (0..1024u32).map(|i| i.to_le_bytes()[0] ^ 0x5a).collect();
     m.driver.write(PAYLOAD, &text);
-    let out = [
-        readable(PAYLOAD, 100),
-        readable(PAYLOAD + 100, 412),
-        readable(PAYLOAD + 512, 512),
-    ];
+    let out = [readable(PAYLOAD, 100), readable(PAYLOAD + 100, 412), readable(PAYLOAD + 512, 512)];
     assert_eq!(m.request(1, 3, &out), (OK, 1));
     assert_eq!(&m.file()[1536..2560], &text[..]);
 
@@ -136,14 +122,8 @@ fn writes_and_reads_go_through_the_file_in_many_segments() {
 
     let metrics = m.block.metrics();
     assert_eq!((metrics.reads.get(), metrics.read_bytes.get()), (1, 1024));
-    assert_eq!(
-        (metrics.writes.get(), metrics.written_bytes.get()),
-        (1, 1024)
-    );
-    assert_eq!(
-        serde_json::to_value(&*metrics).unwrap()["written_bytes"],
-        1024
-    );
+    assert_eq!((metrics.writes.get(), metrics.written_bytes.get()), (1, 1024));
+    assert_eq!(serde_json::to_value(&*metrics).unwrap()["written_bytes"], 1024);
 }
 
 #[test]
@@ -210,12 +190,7 @@ fn a_size_between_sectors_ends_in_zeroes_and_grows_when_written() {
 #[test]
 fn a_file_that_is_cut_is_an_error_not_zeroes() {
     let mut m = machine(4096, false);
-    File::options()
-        .write(true)
-        .open(&m.path)
-        .unwrap()
-        .set_len(512)
-        .unwrap();
+    File::options().write(true).open(&m.path).unwrap().set_len(512).unwrap();
     assert_eq!(m.request(0, 0, &[writable(PAYLOAD, 1024)]).0, IOERR);
     assert_eq!(m.block.metrics().host_errors.get(), 1);
 }
@@ -224,10 +199,7 @@ fn a_file_that_is_cut_is_an_error_not_zeroes() {
 fn a_read_only_disk_is_not_written() {
     let mut m = machine(4096, true);
     let features = m.block.device_features();
-    assert_eq!(
-        features & feature(VIRTIO_BLK_F_RO),
-        feature(VIRTIO_BLK_F_RO)
-    );
+    assert_eq!(features & feature(VIRTIO_BLK_F_RO), feature(VIRTIO_BLK_F_RO));
     assert_eq!(
         features
             & (feature(VIRTIO_BLK_F_FLUSH)
@@ -255,24 +227,14 @@ fn flushes_and_ids_are_answered() {
     let mut m = machine(4096, false);
     assert_eq!(m.request(4, 0, &[]), (OK, 1));
     assert_eq!(m.request(8, 0, &[writable(PAYLOAD, 20)]), (OK, 21));
-    assert_eq!(
-        m.driver.read(PAYLOAD, 20),
-        b"disk-0001\0\0\0\0\0\0\0\0\0\0\0"
-    );
+    assert_eq!(m.driver.read(PAYLOAD, 20), b"disk-0001\0\0\0\0\0\0\0\0\0\0\0");
     assert_eq!(m.request(8, 0, &[writable(PAYLOAD, 19)]).0, IOERR);
     assert_eq!(m.request(8, 0, &[writable(PAYLOAD, 64)]), (OK, 20));
     for unknown in [2, 3, 5, 10, 14, 99, u32::MAX] {
         assert_eq!(m.request(unknown, 0, &[]).0, UNSUPP, "{unknown}");
     }
     let metrics = m.block.metrics();
-    assert_eq!(
-        (
-            metrics.flushes.get(),
-            metrics.ids.get(),
-            metrics.unsupported.get()
-        ),
-        (1, 2, 7)
-    );
+    assert_eq!((metrics.flushes.get(), metrics.ids.get(), metrics.unsupported.get()), (1, 2, 7));
 }
 
 #[test]
@@ -282,11 +244,7 @@ fn discards_give_the_storage_back() {
     let before = fs::metadata(&m.path).unwrap().blocks();
     assert_eq!(m.ranges(11, &[(0, 1024, 0), (1024, 512, 0)]), OK);
     let after = fs::metadata(&m.path).unwrap();
-    assert!(
-        after.blocks() + 1500 <= before,
-        "{before} -> {}",
-        after.blocks()
-    );
+    assert!(after.blocks() + 1500 <= before, "{before} -> {}", after.blocks());
     assert_eq!(after.len(), 1 << 20);
     let file = m.file();
     assert!(file[..1536 * 512].iter().all(|&byte| byte == 0));
@@ -320,11 +278,7 @@ fn range_lists_are_held_to_their_limits() {
         assert_eq!(m.request(kind, 0, &[readable(PAYLOAD, 15)]).0, IOERR);
         assert_eq!(m.ranges(kind, &[(5, 0, 0)]), OK, "nothing is no error");
     }
-    assert_eq!(
-        m.ranges(11, &[(0, 8, 1)]),
-        UNSUPP,
-        "unmap is not for discards"
-    );
+    assert_eq!(m.ranges(11, &[(0, 8, 1)]), UNSUPP, "unmap is not for discards");
     assert_eq!(m.ranges(11, &[(0, 8, 0); 16]), OK);
     assert_eq!(m.ranges(11, &[(0, 8, 0); 17]), IOERR);
     assert_eq!(m.ranges(13, &[(0, 8, 0); 2]), IOERR);
@@ -337,8 +291,7 @@ fn chains_that_are_no_request_come_back() {
     // No status; a short header; a broken chain.
     m.driver.offer(&[readable(HEADER, 16)]);
     m.driver.offer(&[readable(HEADER, 15), writable(STATUS, 1)]);
-    m.driver
-        .offer(&[readable(HEADER, 16), writable(PAYLOAD, 0)]);
+    m.driver.offer(&[readable(HEADER, 16), writable(PAYLOAD, 0)]);
     m.block.process_queue();
     assert_eq!(m.driver.used(), [(0, 0), (1, 1), (3, 0)]);
     assert_eq!(m.driver.read(STATUS, 1), [IOERR]);
@@ -370,10 +323,7 @@ fn one_interrupt_answers_a_whole_queue() {
     m.block.process_queue();
     assert_eq!(m.driver.used().len(), 50);
     assert_eq!(raised(&m.interrupt), 1);
-    assert!(
-        m.block.queue_events()[0].read().is_ok(),
-        "activation looks at the queue by itself"
-    );
+    assert!(m.block.queue_events()[0].read().is_ok(), "activation looks at the queue by itself");
 }
 
 #[test]
@@ -388,11 +338,7 @@ fn the_configuration_space_is_the_specifications() {
     assert_eq!(space[24], 3, "physical_block_exp");
     assert_eq!(space[34], 1, "num_queues");
     assert_eq!((word(36), word(40), word(44)), (1 << 23, 16, 8), "discard");
-    assert_eq!(
-        (word(48), word(52), space[56]),
-        (1 << 15, 1, 1),
-        "write zeroes"
-    );
+    assert_eq!((word(48), word(52), space[56]), (1 << 15, 1, 1), "write zeroes");
     assert_eq!(space[57..], [0; 7]);
 }
 
@@ -405,44 +351,21 @@ fn a_disk_that_cannot_be_is_named() {
     let missing = error(&config(path("missing"), true));
     assert!(matches!(missing, BlockError::Open { .. }));
     assert!(missing.to_string().contains("/missing"), "{missing}");
-    assert!(matches!(
-        error(&config(folder.path().into(), true)),
-        BlockError::NotADisk { .. }
-    ));
-    assert!(matches!(
-        error(&config(folder.path().into(), false)),
-        BlockError::NotADisk { .. }
-    ));
-    assert!(matches!(
-        error(&config("/dev/null".into(), true)),
-        BlockError::NotADisk { .. }
-    ));
+    assert!(matches!(error(&config(folder.path().into(), true)), BlockError::NotADisk { .. }));
+    assert!(matches!(error(&config(folder.path().into(), false)), BlockError::NotADisk { .. }));
+    assert!(matches!(error(&config("/dev/null".into(), true)), BlockError::NotADisk { .. }));
     nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert!(matches!(
-        error(&config(path("pipe"), true)),
-        BlockError::NotADisk { .. }
-    ));
+    assert!(matches!(error(&config(path("pipe"), true)), BlockError::NotADisk { .. }));
     File::create(path("empty")).unwrap();
-    assert!(matches!(
-        error(&config(path("empty"), true)),
-        BlockError::Empty { .. }
-    ));
+    assert!(matches!(error(&config(path("empty"), true)), BlockError::Empty { .. }));
 
     fs::write(path("disk"), [0; 512]).unwrap();
     for serial in ["", "123456789012345678901", "blank s", "é"] {
-        let config = DiskConfig {
-            serial: Some(serial.into()),
-            ..config(path("disk"), true)
-        };
-        assert!(
-            matches!(error(&config), BlockError::Serial { .. }),
-            "{serial}"
-        );
+        let config = DiskConfig { serial: Some(serial.into()), ..config(path("disk"), true) };
+        assert!(matches!(error(&config), BlockError::Serial { .. }), "{serial}");
     }
-    let whole = DiskConfig {
-        serial: Some("12345678901234567890".into()),
-        ..config(path("disk"), true)
-    };
+    let whole =
+        DiskConfig { serial: Some("12345678901234567890".into()), ..config(path("disk"), true) };
     assert!(Block::new(&whole).is_ok());
 }
 
@@ -455,10 +378,7 @@ fn a_disk_has_one_writer_or_many_readers() {
     let readers = (open(true).unwrap(), open(true).unwrap());
     let error = open(false).unwrap_err();
     assert!(matches!(error, BlockError::InUse { .. }));
-    assert!(
-        error.to_string().contains(path.to_str().unwrap()),
-        "{error}"
-    );
+    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     drop(readers);
     let writer = open(false).unwrap();
     assert!(matches!(open(true), Err(BlockError::InUse { .. })));

@@ -32,11 +32,8 @@ fn refused(chain: &[Buffer]) -> ChainError {
 
 #[test]
 fn a_header_may_be_spread_over_segments() {
-    let (driver, buffers) = loaded(&[
-        readable(DATA, 3),
-        readable(DATA + 100, 4),
-        readable(DATA + 200, 2),
-    ]);
+    let (driver, buffers) =
+        loaded(&[readable(DATA, 3), readable(DATA + 100, 4), readable(DATA + 200, 2)]);
     driver.write(DATA, b"abc");
     driver.write(DATA + 100, b"defg");
     driver.write(DATA + 200, b"hi");
@@ -55,11 +52,7 @@ fn a_header_may_be_spread_over_segments() {
 
 #[test]
 fn a_front_is_split_off_wherever_it_ends() {
-    let chain = [
-        writable(DATA, 3),
-        writable(DATA + 100, 4),
-        writable(DATA + 200, 2),
-    ];
+    let chain = [writable(DATA, 3), writable(DATA + 100, 4), writable(DATA + 200, 2)];
     for n in 0..=9 {
         let (driver, buffers) = loaded(&chain);
         let mut rest = buffers.unwrap().writable;
@@ -141,19 +134,11 @@ fn bytes_can_be_written_ahead() {
 #[test]
 fn lying_chains_are_refused() {
     assert_eq!(refused(&[readable(DATA, 0)]), ChainError::ZeroLength);
-    assert_eq!(
-        refused(&[writable(DATA, 1), readable(DATA, 1)]),
-        ChainError::ReadableAfterWritable
-    );
+    assert_eq!(refused(&[writable(DATA, 1), readable(DATA, 1)]), ChainError::ReadableAfterWritable);
     let end = u64::try_from(MEMORY).unwrap();
-    for (address, len) in [
-        (end, 1),
-        (end - 1, 2),
-        (u64::MAX, 1),
-        (u64::MAX - 1, 2),
-        (u64::MAX, 2),
-        (0, u32::MAX),
-    ] {
+    for (address, len) in
+        [(end, 1), (end - 1, 2), (u64::MAX, 1), (u64::MAX - 1, 2), (u64::MAX, 2), (0, u32::MAX)]
+    {
         assert_eq!(
             refused(&[readable(address, len)]),
             ChainError::NotMemory { address, len },
@@ -166,17 +151,13 @@ fn lying_chains_are_refused() {
 #[test]
 fn a_queue_of_one_direction_takes_no_other() {
     let memory = memory();
-    for (chain, direction) in [
-        (readable(DATA, 4), Direction::Writable),
-        (writable(DATA, 4), Direction::Readable),
-    ] {
+    for (chain, direction) in
+        [(readable(DATA, 4), Direction::Writable), (writable(DATA, 4), Direction::Readable)]
+    {
         let mut driver = Driver::new(&memory, 0, 16);
         driver.offer(&[chain]);
         let mut buffers = Buffers::new(&memory);
-        assert_eq!(
-            load(&driver, &mut buffers, direction),
-            Err(ChainError::WrongDirection)
-        );
+        assert_eq!(load(&driver, &mut buffers, direction), Err(ChainError::WrongDirection));
     }
 }
 
@@ -188,20 +169,13 @@ fn chains_without_an_end_are_refused() {
     // in an indirect table, of a broken length, and of none.
     let next = VRING_DESC_F_NEXT;
     let indirect = VRING_DESC_F_INDIRECT;
-    for (len, flags, to) in [
-        (8, next, 0),
-        (8, next, 16),
-        (16, indirect, 0),
-        (15, indirect, 0),
-        (0, indirect, 0),
-    ] {
+    for (len, flags, to) in
+        [(8, next, 0), (8, next, 16), (16, indirect, 0), (15, indirect, 0), (0, indirect, 0)]
+    {
         let mut driver = Driver::new(&memory, 0, 16);
         driver.descriptor(0, if flags == indirect { 0 } else { DATA }, len, flags, to);
         driver.offer_head(0);
-        assert_eq!(
-            load(&driver, &mut buffers, Direction::Both),
-            Err(ChainError::Broken)
-        );
+        assert_eq!(load(&driver, &mut buffers, Direction::Both), Err(ChainError::Broken));
     }
 }
 
@@ -212,10 +186,7 @@ fn an_indirect_table_is_bounded_too() {
     let chain = vec![readable(DATA, 1); MAX_CHAIN_SEGMENTS + 1];
     driver.offer_indirect(0x8000, &chain);
     let mut buffers = Buffers::new(&memory);
-    assert_eq!(
-        load(&driver, &mut buffers, Direction::Both),
-        Err(ChainError::TooManySegments)
-    );
+    assert_eq!(load(&driver, &mut buffers, Direction::Both), Err(ChainError::TooManySegments));
 
     let mut driver = Driver::new(&memory, 0, 16);
     driver.offer_indirect(0x8000, &chain[1..]);
@@ -261,10 +232,7 @@ fn lists_do_not_outgrow_a_system_call() {
     // One more range is the device's own; the kernel takes that many.
     let (mut to, from) = std::os::unix::net::UnixStream::pair().unwrap();
     to.write_all(&[7; 1001]).unwrap();
-    assert_eq!(
-        buffers.writable.receive(from.as_fd(), &mut [0]).unwrap(),
-        1001
-    );
+    assert_eq!(buffers.writable.receive(from.as_fd(), &mut [0]).unwrap(), 1001);
 }
 
 #[test]
@@ -285,10 +253,7 @@ fn a_buffer_may_cross_regions_but_not_holes() {
     driver.offer(&[readable(0x2ffe, 0x1004)]);
     assert_eq!(
         load(&driver, &mut buffers, Direction::Both),
-        Err(ChainError::NotMemory {
-            address: 0x2ffe,
-            len: 0x1004
-        })
+        Err(ChainError::NotMemory { address: 0x2ffe, len: 0x1004 })
     );
     assert!(buffers.readable.is_empty());
 }
@@ -303,10 +268,7 @@ fn files_are_read_and_written_in_place() {
     ]);
     driver.write(DATA, b"abc");
     driver.write(DATA + 16, b"defgh");
-    let Buffers {
-        mut readable,
-        mut writable,
-    } = buffers.unwrap();
+    let Buffers { mut readable, mut writable } = buffers.unwrap();
     let mut file = tempfile::tempfile().unwrap();
     assert_eq!(readable.write_file(file.as_fd(), 4).unwrap(), 8);
     assert!(readable.is_empty());
@@ -319,11 +281,7 @@ fn files_are_read_and_written_in_place() {
     assert_eq!(writable.len(), 15);
     assert_eq!(driver.read(DATA + 100, 2), b"bc");
     assert_eq!(driver.read(DATA + 200, 6), b"defgh\0");
-    assert_eq!(
-        writable.read_file(file.as_fd(), 12).unwrap(),
-        0,
-        "the end of the file"
-    );
+    assert_eq!(writable.read_file(file.as_fd(), 12).unwrap(), 0, "the end of the file");
     let error = writable.read_file(file.as_fd(), u64::MAX).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
 }

@@ -169,12 +169,7 @@ impl VirtioDevice for Net {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let Activation {
-            memory,
-            queues,
-            features,
-            interrupt,
-        } = activation;
+        let Activation { memory, queues, features, interrupt } = activation;
         let features = Features(features);
         let mut queues = queues.into_iter();
         let mut ring = |index| {
@@ -185,10 +180,7 @@ impl VirtioDevice for Net {
         let (rx, tx) = (ring(0)?, ring(1)?);
         self.tap
             .set_offloads(features.tap_offloads())
-            .map_err(|source| ActivateError::Host {
-                what: "setting the tap's offloads",
-                source,
-            })?;
+            .map_err(|source| ActivateError::Host { what: "setting the tap's offloads", source })?;
         self.active = Some(Active {
             rx: Rx::new(rx, Buffers::new(&memory), features),
             tx: Tx::new(tx, Buffers::new(&memory), features),

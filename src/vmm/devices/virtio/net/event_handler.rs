@@ -10,10 +10,7 @@ use std::os::fd::AsRawFd;
 impl Net {
     /// The tap, edge-triggered in both directions.
     fn tap_events(&self) -> Events {
-        Events::new(
-            &self.tap,
-            EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED,
-        )
+        Events::new(&self.tap, EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED)
     }
 
     fn transmit_or_wait(&mut self, ops: &EventOps<'_>) {
@@ -49,11 +46,8 @@ impl MutEventSubscriber for Net {
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
         let [rx, tx] = &self.queue_events;
-        let sources = [
-            Events::new(rx, EventSet::IN),
-            Events::new(tx, EventSet::IN),
-            self.tap_events(),
-        ];
+        let sources =
+            [Events::new(rx, EventSet::IN), Events::new(tx, EventSet::IN), self.tap_events()];
         for source in sources {
             if let Err(error) = ops.add(source) {
                 log::error!("network device without an event source: {error}");

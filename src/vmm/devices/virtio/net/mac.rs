@@ -46,10 +46,7 @@ mod tests {
 
     #[test]
     fn a_configured_address_is_kept_unless_it_is_a_group() {
-        assert_eq!(
-            choose(Some([2, 0, 0, 0, 0, 1])).unwrap(),
-            [2, 0, 0, 0, 0, 1]
-        );
+        assert_eq!(choose(Some([2, 0, 0, 0, 0, 1])).unwrap(), [2, 0, 0, 0, 0, 1]);
         let error = choose(Some([0xff; 6])).unwrap_err();
         assert!(error.to_string().contains("ff:ff:ff:ff:ff:ff"), "{error}");
         assert!(choose(Some([0; 6])).is_err());

@@ -45,10 +45,9 @@ impl Features {
             return 0;
         }
         let mut offloads = TUN_F_CSUM;
-        for (bit, flag) in [
-            (VIRTIO_NET_F_GUEST_TSO4, TUN_F_TSO4),
-            (VIRTIO_NET_F_GUEST_TSO6, TUN_F_TSO6),
-        ] {
+        for (bit, flag) in
+            [(VIRTIO_NET_F_GUEST_TSO4, TUN_F_TSO4), (VIRTIO_NET_F_GUEST_TSO6, TUN_F_TSO6)]
+        {
             if self.has(bit) {
                 offloads |= flag;
             }

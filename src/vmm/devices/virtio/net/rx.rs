@@ -52,12 +52,7 @@ impl Rx {
     /// Works on `ring`, whose chains' buffers go to `buffers`.
     pub fn new(ring: Ring, buffers: Buffers, features: Features) -> Self {
         let mergeable = features.has(VIRTIO_NET_F_MRG_RXBUF);
-        Self {
-            ring,
-            buffers,
-            chains: VecDeque::new(),
-            mergeable,
-        }
+        Self { ring, buffers, chains: VecDeque::new(), mergeable }
     }
 
     /// Moves frames from the tap to the guest until one of them has no more, then interrupts once.
@@ -163,18 +158,14 @@ impl Rx {
             };
             let written = left.min(chain.len);
             // A chain is shorter than 4 GiB.
-            self.ring
-                .push_used(chain.head, u32::try_from(written).unwrap_or(u32::MAX))?;
+            self.ring.push_used(chain.head, u32::try_from(written).unwrap_or(u32::MAX))?;
             left -= written;
             used += chain.len;
             count += 1;
         }
         // It is 1 also where the driver did not ask for mergeable buffers (5.1.6.4.1). The frame,
         // and so the room, is longer than a header.
-        let _ = self
-            .buffers
-            .writable
-            .write_at(header::NUM_BUFFERS, &count.to_le_bytes());
+        let _ = self.buffers.writable.write_at(header::NUM_BUFFERS, &count.to_le_bytes());
         self.buffers.writable.consume(used);
         self.chains.drain(..usize::from(count));
         // One step for all buffers of the frame: the driver takes the first as leave to take the

@@ -27,10 +27,7 @@ impl Tap {
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
             .open("/dev/net/tun")
-            .map_err(|source| NetError::NoTun {
-                tap: name.to_owned(),
-                source,
-            })?;
+            .map_err(|source| NetError::NoTun { tap: name.to_owned(), source })?;
         let tap = Self { file };
 
         let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
@@ -56,11 +53,7 @@ impl Tap {
     pub fn set_offloads(&self, offloads: c_uint) -> io::Result<()> {
         // SAFETY: TUNSETOFFLOAD takes its flags by value.
         let result = unsafe {
-            libc::ioctl(
-                self.file.as_raw_fd(),
-                libc::TUNSETOFFLOAD,
-                c_ulong::from(offloads),
-            )
+            libc::ioctl(self.file.as_raw_fd(), libc::TUNSETOFFLOAD, c_ulong::from(offloads))
         };
         Errno::result(result)?;
         Ok(())
@@ -106,10 +99,6 @@ fn attach_error(name: &str, errno: Errno) -> NetError {
         Errno::EINVAL => NetError::NotATap { tap },
         Errno::EPERM if if_nametoindex(name).is_err() => NetError::Missing { tap },
         Errno::EPERM => NetError::NotPermitted { tap },
-        errno => NetError::Setup {
-            tap,
-            what: "attaching",
-            source: errno.into(),
-        },
+        errno => NetError::Setup { tap, what: "attaching", source: errno.into() },
     }
 }

@@ -25,10 +25,7 @@ const TAP: &str = "amptest0";
 const ETHERTYPE: u16 = 0x88b5;
 
 fn config(tap: &str) -> NetConfig {
-    NetConfig {
-        tap: tap.to_owned(),
-        mac: Some([2, 0, 0, 0, 0, 7]),
-    }
+    NetConfig { tap: tap.to_owned(), mac: Some([2, 0, 0, 0, 0, 7]) }
 }
 
 /// Runs a test on a thread that has a network namespace of its own, or says why it cannot run.
@@ -39,10 +36,7 @@ fn in_own_network(name: &str, test: impl FnOnce() + Send) {
                 eprintln!("skipped: {name}: no network namespace: {errno}");
                 return;
             }
-            if let Err(error) = std::fs::File::options()
-                .read(true)
-                .write(true)
-                .open("/dev/net/tun")
+            if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/net/tun")
             {
                 eprintln!("skipped: {name}: /dev/net/tun: {error}");
                 return;
@@ -117,14 +111,7 @@ fn machine() -> Machine {
     let memory = memory();
     let rx = Driver::new(&memory, 0, 256);
     let tx = Driver::new(&memory, 0x4000, 256);
-    Machine {
-        events,
-        net,
-        rx,
-        tx,
-        interrupt: interrupt(),
-        host,
-    }
+    Machine { events, net, rx, tx, interrupt: interrupt(), host }
 }
 
 impl Machine {
@@ -142,9 +129,7 @@ impl Machine {
     }
 
     fn kick(&self, queue: usize) {
-        self.net.lock().unwrap().queue_events()[queue]
-            .write(1)
-            .unwrap();
+        self.net.lock().unwrap().queue_events()[queue].write(1).unwrap();
     }
 
     /// Handles events until there are none.
@@ -173,9 +158,7 @@ impl Machine {
 
     /// The frame in the receive buffer at this place, of those that were used.
     fn received(&self, place: u64, used: (u16, u32)) -> Vec<u8> {
-        let bytes = self
-            .rx
-            .read(DATA + place * 0x600, usize::try_from(used.1).unwrap());
+        let bytes = self.rx.read(DATA + place * 0x600, usize::try_from(used.1).unwrap());
         assert_eq!(bytes[10..12], [1, 0], "num_buffers");
         bytes[header::LEN..].to_vec()
     }
@@ -190,17 +173,12 @@ fn frames_go_both_ways() {
         m.settle();
 
         let there = frame(1514, 0x21);
-        assert_eq!(
-            send(m.host.as_raw_fd(), &there, MsgFlags::empty()),
-            Ok(1514)
-        );
+        assert_eq!(send(m.host.as_raw_fd(), &there, MsgFlags::empty()), Ok(1514));
         m.settle();
         let used: Vec<_> = m.rx.used();
         // The host's own chatter, such as IPv6's, may be among them.
-        let frames: Vec<_> = (0u64..)
-            .zip(&used)
-            .map(|(place, &used)| m.received(place, used))
-            .collect();
+        let frames: Vec<_> =
+            (0u64..).zip(&used).map(|(place, &used)| m.received(place, used)).collect();
         assert!(frames.contains(&there));
         assert!(raised(&m.interrupt) > 0);
 
@@ -218,29 +196,24 @@ fn frames_go_both_ways() {
 
 #[test]
 fn frames_from_before_the_driver_are_delivered_once_it_has_buffers() {
-    in_own_network(
-        "frames_from_before_the_driver_are_delivered_once_it_has_buffers",
-        || {
-            let mut m = machine();
-            m.settle();
-            let early = frame(200, 0x11);
-            send(m.host.as_raw_fd(), &early, MsgFlags::empty()).unwrap();
-            // The one event that the tap tells of it finds no driver.
-            m.settle();
-            m.activate();
-            m.settle();
-            assert_eq!(m.rx.used(), [], "no buffers yet, and no spinning");
-            m.offer_rx(64);
-            m.kick(0);
-            m.settle();
-            let used = m.rx.used();
-            let frames: Vec<_> = (0u64..)
-                .zip(&used)
-                .map(|(place, &used)| m.received(place, used))
-                .collect();
-            assert!(frames.contains(&early));
-        },
-    );
+    in_own_network("frames_from_before_the_driver_are_delivered_once_it_has_buffers", || {
+        let mut m = machine();
+        m.settle();
+        let early = frame(200, 0x11);
+        send(m.host.as_raw_fd(), &early, MsgFlags::empty()).unwrap();
+        // The one event that the tap tells of it finds no driver.
+        m.settle();
+        m.activate();
+        m.settle();
+        assert_eq!(m.rx.used(), [], "no buffers yet, and no spinning");
+        m.offer_rx(64);
+        m.kick(0);
+        m.settle();
+        let used = m.rx.used();
+        let frames: Vec<_> =
+            (0u64..).zip(&used).map(|(place, &used)| m.received(place, used)).collect();
+        assert!(frames.contains(&early));
+    });
 }
 
 #[test]
@@ -268,10 +241,7 @@ fn offload_headers_are_the_kernels_to_judge() {
         assert!(send_with(200, 2).is_none(), "beyond the frame");
         assert!(send_with(u16::MAX, u16::MAX).is_none());
         let metrics = m.net.lock().unwrap().metrics();
-        assert_eq!(
-            (metrics.tx_frames.get(), metrics.tx_bad_header.get()),
-            (1, 2)
-        );
+        assert_eq!((metrics.tx_frames.get(), metrics.tx_bad_header.get()), (1, 2));
     });
 }
 
@@ -280,10 +250,7 @@ fn a_tap_that_is_down_loses_frames_and_nothing_else() {
     in_own_network("a_tap_that_is_down_loses_frames_and_nothing_else", || {
         let net = Arc::new(std::sync::Mutex::new(Net::new(&config(TAP)).unwrap()));
         let memory = memory();
-        let (rx, mut tx) = (
-            Driver::new(&memory, 0, 256),
-            Driver::new(&memory, 0x4000, 256),
-        );
+        let (rx, mut tx) = (Driver::new(&memory, 0, 256), Driver::new(&memory, 0x4000, 256));
         let mut events: EventManager<Arc<std::sync::Mutex<dyn MutEventSubscriber>>> =
             EventManager::new().unwrap();
         events.add_subscriber(net.clone());
@@ -307,20 +274,14 @@ fn a_tap_that_is_down_loses_frames_and_nothing_else() {
 #[test]
 fn taps_that_cannot_be_are_named() {
     for name in ["", "a b", "sixteen-bytes-xx", "a/b", "tap%d", "..", "tap\0"] {
-        assert!(
-            matches!(Net::new(&config(name)), Err(NetError::Name(_))),
-            "{name:?}"
-        );
+        assert!(matches!(Net::new(&config(name)), Err(NetError::Name(_))), "{name:?}");
     }
     in_own_network("taps_that_cannot_be_are_named", || {
         let first = Net::new(&config(TAP)).unwrap();
         let error = Net::new(&config(TAP)).unwrap_err();
         assert!(matches!(error, NetError::Busy { .. }));
         assert!(error.to_string().contains(TAP), "{error}");
-        assert!(matches!(
-            Net::new(&config("lo")),
-            Err(NetError::NotATap { .. })
-        ));
+        assert!(matches!(Net::new(&config("lo")), Err(NetError::NotATap { .. })));
         drop(first);
         Net::new(&config(TAP)).unwrap();
     });
@@ -335,23 +296,14 @@ fn a_tap_that_may_not_be_made_is_told_apart() {
             // Version 3 has two words of each set; CAP_NET_ADMIN is in the first.
             let mut header = [0x2008_0522u32, 0];
             let mut sets = [0u32; 6];
-            assert_eq!(
-                libc::syscall(libc::SYS_capget, &raw mut header, &raw mut sets),
-                0
-            );
+            assert_eq!(libc::syscall(libc::SYS_capget, &raw mut header, &raw mut sets), 0);
             sets[0] &= !(1 << CAP_NET_ADMIN);
             sets[1] &= !(1 << CAP_NET_ADMIN);
-            assert_eq!(
-                libc::syscall(libc::SYS_capset, &raw const header, &raw const sets),
-                0
-            );
+            assert_eq!(libc::syscall(libc::SYS_capset, &raw const header, &raw const sets), 0);
         }
         let error = Net::new(&config(TAP)).unwrap_err();
         assert!(matches!(error, NetError::Missing { .. }), "{error}");
-        assert!(
-            error.to_string().contains("ip tuntap add amptest0"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("ip tuntap add amptest0"), "{error}");
     });
 }
 
@@ -363,11 +315,7 @@ fn the_configuration_space_has_the_address_and_a_link() {
         net.read_config(0, &mut space);
         assert_eq!(space, [2, 0, 0, 0, 0, 7, 1, 0, 0, 0]);
         let mac = Some([1, 0, 0, 0, 0, 0]);
-        let error = Net::new(&NetConfig {
-            tap: TAP.to_owned(),
-            mac,
-        })
-        .unwrap_err();
+        let error = Net::new(&NetConfig { tap: TAP.to_owned(), mac }).unwrap_err();
         assert!(matches!(error, NetError::Mac(_)));
     });
 }

@@ -21,11 +21,7 @@ pub struct Tx {
 impl Tx {
     /// Works on `ring`, whose chains' buffers go to `buffers`.
     pub fn new(ring: Ring, buffers: Buffers, features: Features) -> Self {
-        Self {
-            ring,
-            buffers,
-            features,
-        }
+        Self { ring, buffers, features }
     }
 
     /// Sends frames until the queue is empty, the tap is full ([`Drained::Blocked`]: the frame
@@ -37,18 +33,13 @@ impl Tx {
         metrics: &NetMetrics,
     ) -> Result<Drained, RingError> {
         let features = self.features;
-        self.ring.drain(
-            &mut self.buffers,
-            Direction::Readable,
-            interrupt,
-            |frame| match frame {
-                Ok(buffers) => send(&buffers.readable, tap, features, metrics),
-                Err(_) => {
-                    metrics.malformed.add(1);
-                    Handled::Used(0)
-                }
-            },
-        )
+        self.ring.drain(&mut self.buffers, Direction::Readable, interrupt, |frame| match frame {
+            Ok(buffers) => send(&buffers.readable, tap, features, metrics),
+            Err(_) => {
+                metrics.malformed.add(1);
+                Handled::Used(0)
+            }
+        })
     }
 }
 
@@ -62,10 +53,7 @@ fn send(
     const DONE: Handled = Handled::Used(0);
     let mut bytes = [0; header::LEN];
     let lengths = header::MIN_FRAME..=header::MAX_FRAME;
-    let fits = frame
-        .len()
-        .checked_sub(header::LEN)
-        .is_some_and(|len| lengths.contains(&len));
+    let fits = frame.len().checked_sub(header::LEN).is_some_and(|len| lengths.contains(&len));
     if !fits || !frame.peek(&mut bytes) {
         metrics.tx_bad_length.add(1);
         return DONE;

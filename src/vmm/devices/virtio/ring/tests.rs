@@ -122,17 +122,11 @@ fn a_chain_that_has_to_wait_stays_first() {
     let mut left = 1;
     let drained = ring.drain(&mut buffers, Direction::Readable, &interrupt, |_| {
         left -= 1;
-        if left < 0 {
-            Handled::Later
-        } else {
-            Handled::Used(0)
-        }
+        if left < 0 { Handled::Later } else { Handled::Used(0) }
     });
     assert_eq!(drained.unwrap(), Drained::Blocked);
     assert_eq!(driver.used(), [(0, 0)]);
-    let drained = ring.drain(&mut buffers, Direction::Readable, &interrupt, |_| {
-        Handled::Used(0)
-    });
+    let drained = ring.drain(&mut buffers, Direction::Readable, &interrupt, |_| Handled::Used(0));
     assert_eq!(drained.unwrap(), Drained::Empty);
     assert_eq!(driver.used(), [(1, 0), (2, 0)]);
 }
@@ -145,10 +139,7 @@ fn broken_rings_are_told_apart_from_empty_ones() {
 
     let (mut driver, mut ring) = ring(true);
     driver.offer_head(8);
-    assert!(matches!(
-        ring.pop(),
-        Err(RingError::Head { head: 8, size: 8 })
-    ));
+    assert!(matches!(ring.pop(), Err(RingError::Head { head: 8, size: 8 })));
 }
 
 #[test]

@@ -43,11 +43,7 @@ impl Rng {
     /// A device that waits for its driver.
     pub fn new() -> io::Result<Self> {
         let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-        Ok(Self {
-            events: [event],
-            active: None,
-            metrics: Arc::default(),
-        })
+        Ok(Self { events: [event], active: None, metrics: Arc::default() })
     }
 
     /// What the device counts.
@@ -128,16 +124,12 @@ fn fill(
         if !descriptor.is_write_only() {
             return Err(Unanswerable::Malformed);
         }
-        let wanted = usize::try_from(descriptor.len())
-            .unwrap_or(usize::MAX)
-            .min(room.len());
+        let wanted = usize::try_from(descriptor.len()).unwrap_or(usize::MAX).min(room.len());
         let Some((bytes, rest)) = room.split_at_mut_checked(wanted) else {
             break;
         };
         random(bytes).map_err(|_| Unanswerable::Host)?;
-        memory
-            .write_slice(bytes, descriptor.addr())
-            .map_err(|_| Unanswerable::Malformed)?;
+        memory.write_slice(bytes, descriptor.addr()).map_err(|_| Unanswerable::Malformed)?;
         // No more than REQUEST_MAX in all.
         written += u32::try_from(bytes.len()).unwrap_or(0);
         room = rest;
@@ -188,23 +180,13 @@ impl VirtioDevice for Rng {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let Activation {
-            memory,
-            queues,
-            interrupt,
-            ..
-        } = activation;
+        let Activation { memory, queues, interrupt, .. } = activation;
         let queue = queues
             .into_iter()
             .next()
             .filter(|queue| queue.ready())
             .ok_or(ActivateError::QueueNotReady(0))?;
-        self.active = Some(Active {
-            memory,
-            queue,
-            interrupt,
-            buffer: Box::new([0; REQUEST_MAX]),
-        });
+        self.active = Some(Active { memory, queue, interrupt, buffer: Box::new([0; REQUEST_MAX]) });
         Ok(())
     }
 
@@ -238,12 +220,8 @@ mod tests {
         let mut rng = Rng::new().unwrap();
         let line = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let interrupt = Arc::new(Interrupt::new(line));
-        let activation = Activation {
-            memory: memory.clone(),
-            queues: vec![queue],
-            features: 0,
-            interrupt,
-        };
+        let activation =
+            Activation { memory: memory.clone(), queues: vec![queue], features: 0, interrupt };
         rng.activate(activation).unwrap();
         rng.serve();
         let used = mock.used().ring().ref_at(0).unwrap().load().len();
@@ -257,9 +235,7 @@ mod tests {
         assert_eq!(rng.metrics().bytes.load(Relaxed), 64);
         for address in [0x8000, 0x9000] {
             let mut bytes = [0; 32];
-            memory
-                .read_slice(&mut bytes, GuestAddress(address))
-                .unwrap();
+            memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
             assert_ne!(bytes, [0; 32]);
         }
     }
@@ -271,11 +247,7 @@ mod tests {
 
     #[test]
     fn what_is_no_request_gets_nothing() {
-        for descriptor in [
-            (0x8000, 32, 0),
-            (1 << 20, 32, WRITABLE),
-            (u64::MAX, 32, WRITABLE),
-        ] {
+        for descriptor in [(0x8000, 32, 0), (1 << 20, 32, WRITABLE), (u64::MAX, 32, WRITABLE)] {
             let (rng, _, used) = served(&[descriptor]);
             assert_eq!(used, 0);
             assert_eq!(rng.metrics().malformed.load(Relaxed), 1);
@@ -312,15 +284,7 @@ mod tests {
         let line = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let interrupt = Arc::new(Interrupt::new(line));
         let queues = vec![Queue::new(QUEUE_SIZE).unwrap()];
-        let activation = Activation {
-            memory,
-            queues,
-            features: 0,
-            interrupt,
-        };
-        assert!(matches!(
-            rng.activate(activation),
-            Err(ActivateError::QueueNotReady(0))
-        ));
+        let activation = Activation { memory, queues, features: 0, interrupt };
+        assert!(matches!(rng.activate(activation), Err(ActivateError::QueueNotReady(0))));
     }
 }

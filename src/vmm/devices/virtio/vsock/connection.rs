@@ -181,9 +181,7 @@ impl Connection {
     /// The request acknowledges bytes that were never sent.
     pub fn from_guest(request: &Header) -> Result<Self, Violation> {
         let mut connection = Self::new(State::Answering);
-        connection
-            .to_guest
-            .hear(request.buf_alloc, request.fwd_cnt)?;
+        connection.to_guest.hear(request.buf_alloc, request.fwd_cnt)?;
         Ok(connection)
     }
 
@@ -312,9 +310,7 @@ impl Connection {
         if self.readable && !nobody_reads && !self.host_closed.contains(Shutdown::SEND) {
             let credit = self.to_guest.credit();
             if credit > 0 {
-                return Some(Output::Data {
-                    max: credit.min(MAX_PAYLOAD),
-                });
+                return Some(Output::Data { max: credit.min(MAX_PAYLOAD) });
             }
             if !self.asked_for_credit {
                 return Some(Output::CreditRequest);

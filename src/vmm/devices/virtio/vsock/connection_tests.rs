@@ -5,27 +5,15 @@ use proptest::prelude::*;
 use super::*;
 
 fn header(buf_alloc: u32, fwd_cnt: u32) -> Header {
-    Header {
-        buf_alloc,
-        fwd_cnt,
-        ..Header::default()
-    }
+    Header { buf_alloc, fwd_cnt, ..Header::default() }
 }
 
 fn data(len: u32) -> Header {
-    Header {
-        len,
-        buf_alloc: 1000,
-        ..Header::default()
-    }
+    Header { len, buf_alloc: 1000, ..Header::default() }
 }
 
 fn shutdown(closed: Shutdown) -> Header {
-    Header {
-        flags: closed.flags(),
-        buf_alloc: 1000,
-        ..Header::default()
-    }
+    Header { flags: closed.flags(), buf_alloc: 1000, ..Header::default() }
 }
 
 fn send_next(connection: &mut Connection) -> Option<(Output, Header)> {
@@ -51,10 +39,7 @@ fn a_call_is_accepted() {
     assert_eq!((output, sent.buf_alloc), (Output::Request, BUFFER));
     assert_eq!(connection.wait(), Some(Wait::Answer));
     assert_eq!(connection.next(), None, "nothing is read before the answer");
-    assert_eq!(
-        connection.packet(Op::Response, &header(10, 0)),
-        Ok(Verdict::Accepted)
-    );
+    assert_eq!(connection.packet(Op::Response, &header(10, 0)), Ok(Verdict::Accepted));
     assert_eq!(connection.wait(), None);
     assert_eq!(connection.next(), Some(Output::Data { max: 10 }));
 }
@@ -73,11 +58,7 @@ fn a_call_is_refused_or_given_up() {
 
     let mut abandoned = Connection::to_guest();
     abandoned.stream_gone();
-    assert_eq!(
-        abandoned.end(),
-        Some(End::Quiet),
-        "the guest was never asked"
-    );
+    assert_eq!(abandoned.end(), Some(End::Quiet), "the guest was never asked");
     let mut abandoned = Connection::to_guest();
     send_next(&mut abandoned);
     abandoned.stream_gone();
@@ -93,13 +74,9 @@ fn the_guest_is_asked_for_credit_once() {
     assert_eq!(packet.len, 1000);
     assert_eq!(send_next(&mut connection).unwrap().0, Output::CreditRequest);
     assert_eq!(connection.next(), None);
-    connection
-        .packet(Op::CreditUpdate, &header(1000, 0))
-        .unwrap();
+    connection.packet(Op::CreditUpdate, &header(1000, 0)).unwrap();
     assert_eq!(connection.next(), None, "no credit came with that");
-    connection
-        .packet(Op::CreditUpdate, &header(1000, 400))
-        .unwrap();
+    connection.packet(Op::CreditUpdate, &header(1000, 400)).unwrap();
     assert_eq!(connection.next(), Some(Output::Data { max: 400 }));
 }
 
@@ -113,9 +90,7 @@ fn the_guest_hears_of_free_space() {
     let (output, sent) = send_next(&mut connection).unwrap();
     assert_eq!((output, sent.fwd_cnt), (Output::CreditUpdate, BUFFER / 4));
     assert_eq!(connection.next(), None);
-    connection
-        .packet(Op::CreditRequest, &header(1000, 0))
-        .unwrap();
+    connection.packet(Op::CreditRequest, &header(1000, 0)).unwrap();
     assert_eq!(send_next(&mut connection).unwrap().0, Output::CreditUpdate);
 }
 
@@ -123,9 +98,7 @@ fn the_guest_hears_of_free_space() {
 fn a_guest_that_closes_waits_for_its_bytes_to_arrive() {
     let mut connection = established();
     connection.packet(Op::Data, &data(10)).unwrap();
-    connection
-        .packet(Op::Shutdown, &shutdown(Shutdown::BOTH))
-        .unwrap();
+    connection.packet(Op::Shutdown, &shutdown(Shutdown::BOTH)).unwrap();
     assert!(!connection.stream_is_complete());
     assert_eq!(connection.end(), None);
     connection.forwarded(10);
@@ -147,24 +120,16 @@ fn bytes_outlive_a_reset() {
 #[test]
 fn half_closed_connections_go_on() {
     let mut connection = established();
-    connection
-        .packet(Op::Shutdown, &shutdown(Shutdown::SEND))
-        .unwrap();
+    connection.packet(Op::Shutdown, &shutdown(Shutdown::SEND)).unwrap();
     assert!(connection.stream_is_complete());
     assert_eq!(connection.end(), None);
     connection.stream_readable();
     assert_eq!(connection.next(), Some(Output::Data { max: 1000 }));
-    assert_eq!(
-        connection.packet(Op::Data, &data(1)),
-        Err(Violation::AfterEnd)
-    );
+    assert_eq!(connection.packet(Op::Data, &data(1)), Err(Violation::AfterEnd));
 
     let mut connection = established();
     connection.stream_ended();
-    assert_eq!(
-        send_next(&mut connection).unwrap().0,
-        Output::Shutdown(Shutdown::SEND)
-    );
+    assert_eq!(send_next(&mut connection).unwrap().0, Output::Shutdown(Shutdown::SEND));
     assert_eq!(connection.packet(Op::Data, &data(1)), Ok(Verdict::Deliver));
     assert_eq!(connection.next(), None);
 }
@@ -175,16 +140,10 @@ fn a_stream_that_is_gone_takes_nothing() {
     connection.packet(Op::Data, &data(10)).unwrap();
     connection.stream_gone();
     assert_eq!(connection.held(), 0);
-    assert_eq!(
-        send_next(&mut connection).unwrap().0,
-        Output::Shutdown(Shutdown::RECEIVE)
-    );
+    assert_eq!(send_next(&mut connection).unwrap().0, Output::Shutdown(Shutdown::RECEIVE));
     assert_eq!(connection.packet(Op::Data, &data(10)), Ok(Verdict::Discard));
     connection.stream_ended();
-    assert_eq!(
-        send_next(&mut connection).unwrap().0,
-        Output::Shutdown(Shutdown::BOTH)
-    );
+    assert_eq!(send_next(&mut connection).unwrap().0, Output::Shutdown(Shutdown::BOTH));
     assert_eq!(connection.wait(), Some(Wait::Close));
     connection.time_is_up();
     assert_eq!(connection.end(), Some(End::Reset));
@@ -199,35 +158,22 @@ fn a_guest_with_unread_bytes_may_take_its_time() {
     connection.stream_gone();
     send_next(&mut connection).unwrap();
     assert_eq!(connection.wait(), None);
-    connection
-        .packet(Op::CreditUpdate, &header(1000, 5))
-        .unwrap();
+    connection.packet(Op::CreditUpdate, &header(1000, 5)).unwrap();
     assert_eq!(connection.wait(), Some(Wait::Close));
 }
 
 #[test]
 fn nonsense_is_a_violation() {
-    let cases = [
-        (Op::Request, State::Established),
-        (Op::Response, State::Established),
-    ];
+    let cases = [(Op::Request, State::Established), (Op::Response, State::Established)];
     for (op, state) in cases {
         let violation = Violation::Unexpected { op, state };
         assert_eq!(established().packet(op, &header(1, 0)), Err(violation));
     }
     let overrun = established().packet(Op::Data, &data(BUFFER + 1));
-    assert!(matches!(
-        overrun,
-        Err(Violation::Credit(CreditError::Overrun { .. }))
-    ));
+    assert!(matches!(overrun, Err(Violation::Credit(CreditError::Overrun { .. }))));
     let unsent = established().packet(Op::CreditUpdate, &header(1, 1));
-    assert!(matches!(
-        unsent,
-        Err(Violation::Credit(CreditError::Unsent { .. }))
-    ));
-    let early = Connection::from_guest(&header(1, 0))
-        .unwrap()
-        .packet(Op::Data, &data(1));
+    assert!(matches!(unsent, Err(Violation::Credit(CreditError::Unsent { .. }))));
+    let early = Connection::from_guest(&header(1, 0)).unwrap().packet(Op::Data, &data(1));
     assert!(matches!(early, Err(Violation::Unexpected { .. })));
     assert!(Connection::from_guest(&header(1, 1)).is_err());
 }
@@ -271,9 +217,7 @@ enum Step {
 }
 
 fn pattern(at: usize, len: usize) -> Vec<u8> {
-    (at..at + len)
-        .map(|i| u8::try_from(i % 251).unwrap())
-        .collect()
+    (at..at + len).map(|i| u8::try_from(i % 251).unwrap()).collect()
 }
 
 /// Takes bytes out of `from`, which must be the next of the pattern.
@@ -321,11 +265,7 @@ impl World {
         }
         let mut header = header(self.buf_alloc, self.guest.forwarded);
         header.len = len;
-        let expected = if op == Op::Data {
-            Verdict::Deliver
-        } else {
-            Verdict::Done
-        };
+        let expected = if op == Op::Data { Verdict::Deliver } else { Verdict::Done };
         assert_eq!(self.connection.packet(op, &header), Ok(expected));
     }
 
@@ -373,10 +313,7 @@ impl World {
                 return;
             }
             self.guest.unread.extend(self.unread.drain(..n));
-            assert!(
-                self.guest.unread.len() <= self.buf_alloc as usize,
-                "beyond the credit"
-            );
+            assert!(self.guest.unread.len() <= self.buf_alloc as usize, "beyond the credit");
             len = u32::try_from(n).unwrap();
         }
         self.connection.sent(output, len, &mut header);
@@ -399,10 +336,7 @@ impl World {
             self.client_takes(1000);
         }
         let closed = shutdown(Shutdown::BOTH);
-        let closed = Header {
-            fwd_cnt: self.guest.forwarded,
-            ..closed
-        };
+        let closed = Header { fwd_cnt: self.guest.forwarded, ..closed };
         self.connection.packet(Op::Shutdown, &closed).unwrap();
         let rest = self.guest.unread.len();
         take(&mut self.guest.unread, rest, &mut self.guest.got);

@@ -107,10 +107,7 @@ impl ToGuest {
         let old_news = claimed > u32::MAX / 2;
         if !old_news {
             if claimed > outstanding {
-                return Err(CreditError::Unsent {
-                    claimed,
-                    outstanding,
-                });
+                return Err(CreditError::Unsent { claimed, outstanding });
             }
             self.acknowledged = fwd_cnt;
         }
@@ -127,15 +124,9 @@ mod tests {
     fn a_guest_may_fill_the_buffer_and_no_more() {
         let mut credit = FromGuest::default();
         credit.receive(BUFFER).unwrap();
-        assert_eq!(
-            credit.receive(1),
-            Err(CreditError::Overrun { len: 1, free: 0 })
-        );
+        assert_eq!(credit.receive(1), Err(CreditError::Overrun { len: 1, free: 0 }));
         credit.forward(10);
-        assert_eq!(
-            credit.receive(11),
-            Err(CreditError::Overrun { len: 11, free: 10 })
-        );
+        assert_eq!(credit.receive(11), Err(CreditError::Overrun { len: 11, free: 10 }));
         credit.receive(10).unwrap();
         assert_eq!(credit.held(), BUFFER);
     }
@@ -143,11 +134,7 @@ mod tests {
     #[test]
     fn counters_wrap() {
         let near = u32::MAX - 5;
-        let mut from = FromGuest {
-            received: near,
-            forwarded: near,
-            reported: near,
-        };
+        let mut from = FromGuest { received: near, forwarded: near, reported: near };
         from.receive(BUFFER).unwrap();
         from.forward(BUFFER);
         assert_eq!(from.held(), 0);
@@ -155,11 +142,7 @@ mod tests {
         assert_eq!(from.report(), near.wrapping_add(BUFFER));
         assert!(!from.report_is_due());
 
-        let mut to = ToGuest {
-            sent: near,
-            acknowledged: near,
-            capacity: 100,
-        };
+        let mut to = ToGuest { sent: near, acknowledged: near, capacity: 100 };
         to.send(60);
         assert_eq!(to.credit(), 40);
         to.hear(100, near.wrapping_add(60)).unwrap();
@@ -180,13 +163,7 @@ mod tests {
     fn what_was_not_sent_cannot_be_acknowledged() {
         let mut to = ToGuest::default();
         to.send(10);
-        assert_eq!(
-            to.hear(1, 11),
-            Err(CreditError::Unsent {
-                claimed: 11,
-                outstanding: 10
-            })
-        );
+        assert_eq!(to.hear(1, 11), Err(CreditError::Unsent { claimed: 11, outstanding: 10 }));
     }
 
     #[test]

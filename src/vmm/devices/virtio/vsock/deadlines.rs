@@ -32,11 +32,7 @@ impl Deadlines {
     /// None yet.
     pub fn new() -> io::Result<Self> {
         let timer = Timer(TimerFd::new()?);
-        Ok(Self {
-            timer,
-            waiting: BTreeSet::new(),
-            armed: None,
-        })
+        Ok(Self { timer, waiting: BTreeSet::new(), armed: None })
     }
 
     /// The connection waits until `at`.
@@ -79,9 +75,7 @@ impl Deadlines {
             return Ok(());
         }
         // 0 would stop the timer.
-        let left = first
-            .saturating_duration_since(Instant::now())
-            .max(Duration::from_nanos(1));
+        let left = first.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
         self.timer.0.reset(left, None)?;
         self.armed = Some(*first);
         Ok(())

@@ -79,10 +79,8 @@ impl Vsock {
             return Err(VsockError::Cid(config.guest_cid));
         }
         let event = || {
-            EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(|source| VsockError::Host {
-                what: "eventfd",
-                source,
-            })
+            EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+                .map_err(|source| VsockError::Host { what: "eventfd", source })
         };
         let metrics = Arc::<VsockMetrics>::default();
         Ok(Self {
@@ -132,10 +130,7 @@ impl Vsock {
 
     /// Takes the guest's packets, and sends what answers them.
     pub(super) fn process_tx(&mut self) {
-        self.run(
-            |active, muxer, metrics| active.take_packets(muxer, metrics),
-            1,
-        );
+        self.run(|active, muxer, metrics| active.take_packets(muxer, metrics), 1);
         self.process_rx();
     }
 
@@ -193,12 +188,7 @@ impl Vsock {
 
 impl Active {
     fn new(activation: Activation) -> Result<Self, ActivateError> {
-        let Activation {
-            memory,
-            queues,
-            interrupt,
-            ..
-        } = activation;
+        let Activation { memory, queues, interrupt, .. } = activation;
         let [rx, tx, event] = rings(queues, &memory)?;
         Ok(Self {
             rx,
@@ -217,12 +207,7 @@ impl Active {
         muxer: &mut Muxer,
         metrics: &VsockMetrics,
     ) -> Result<Progress, RingError> {
-        let Self {
-            tx,
-            buffers,
-            interrupt,
-            ..
-        } = self;
+        let Self { tx, buffers, interrupt, .. } = self;
         let drained = tx.drain(buffers, Direction::Readable, interrupt, |packet| {
             if !muxer.can_take_packets() {
                 return Handled::Later;
@@ -236,11 +221,7 @@ impl Active {
             Handled::Used(0)
         })?;
         self.tx_waits = drained == Drained::Blocked;
-        Ok(if drained == Drained::More {
-            Progress::More
-        } else {
-            Progress::Done
-        })
+        Ok(if drained == Drained::More { Progress::More } else { Progress::Done })
     }
 
     fn send_packets(
@@ -280,20 +261,14 @@ impl Active {
         };
         let head = chain.head_index();
         let usable = self.buffers.load(chain, Direction::Writable).is_ok()
-            && self
-                .buffers
-                .writable
-                .split_front(HEADER_LEN, &mut self.header)
+            && self.buffers.writable.split_front(HEADER_LEN, &mut self.header)
             && !self.buffers.writable.is_empty();
         if !usable {
             metrics.malformed.add(1);
             self.rx.push_used(head, 0)?;
             return Ok(true);
         }
-        let mut room = Room {
-            header: &mut self.header,
-            payload: &mut self.buffers.writable,
-        };
+        let mut room = Room { header: &mut self.header, payload: &mut self.buffers.writable };
         match muxer.fill(&mut room) {
             Some(len) => self.rx.push_used(head, len)?,
             None => self.rx.put_back(),
@@ -330,9 +305,8 @@ fn rings(queues: Vec<Queue>, memory: &GuestMemoryMmap) -> Result<[Ring; 3], Acti
     if let Some(missing) = queues.iter().position(|queue| !queue.ready()) {
         return Err(ActivateError::QueueNotReady(missing));
     }
-    let queues: [Queue; 3] = queues
-        .try_into()
-        .map_err(|queues: Vec<_>| ActivateError::QueueNotReady(queues.len()))?;
+    let queues: [Queue; 3] =
+        queues.try_into().map_err(|queues: Vec<_>| ActivateError::QueueNotReady(queues.len()))?;
     Ok(queues.map(|queue| Ring::new(queue, memory.clone())))
 }
 
@@ -360,10 +334,9 @@ impl VirtioDevice for Vsock {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let active = Active::new(activation)?;
-        self.muxer.open().map_err(|source| ActivateError::Host {
-            what: "watch the vsock socket",
-            source,
-        })?;
+        self.muxer
+            .open()
+            .map_err(|source| ActivateError::Host { what: "watch the vsock socket", source })?;
         self.active = Some(active);
         // What was in the queues before DRIVER_OK was notified of to nobody.
         for queue in 0..self.events.len() {

@@ -32,10 +32,7 @@ fn bytes_behind_the_handshake_are_not_lost() {
     client.write_all(b"2\nfirst").unwrap();
     client.shutdown(std::net::Shutdown::Write).unwrap();
     let (request, _) = guest.packets()[0];
-    let ports = Ports {
-        host: request.src_port,
-        guest: 52,
-    };
+    let ports = Ports { host: request.src_port, guest: 52 };
     guest.say(ports, Op::Response);
     let packets = guest.packets();
     assert_eq!(packets[0].1, b"first");
@@ -49,13 +46,7 @@ fn a_call_that_nobody_takes_closes_the_client() {
     let mut client = guest.client();
     client.write_all(b"CONNECT 52\n").unwrap();
     let (request, _) = guest.packets()[0];
-    guest.say(
-        Ports {
-            host: request.src_port,
-            guest: 52,
-        },
-        Op::Reset,
-    );
+    guest.say(Ports { host: request.src_port, guest: 52 }, Op::Reset);
     assert_eq!(read_to_end(&mut client), b"");
     assert!(guest.packets().is_empty());
 
@@ -170,10 +161,7 @@ fn a_slow_guest_gets_everything_and_is_not_flooded() {
 #[test]
 fn without_room_in_the_guest_nothing_is_read_and_nothing_spins() {
     let mut guest = Guest::new();
-    let ports = Ports {
-        host: 1024,
-        guest: 7,
-    };
+    let ports = Ports { host: 1024, guest: 7 };
     let listener = guest.listen(ports.host);
     guest.say(ports, Op::Request);
     let (mut stream, _) = listener.accept().unwrap();
@@ -195,11 +183,7 @@ fn connections_take_turns() {
     let (other, mut other_client) = guest.called();
     busy_client.write_all(&noise(20_000)).unwrap();
     other_client.write_all(b"me too").unwrap();
-    let ports: Vec<_> = guest
-        .packets()
-        .iter()
-        .map(|(header, _)| header.src_port)
-        .collect();
+    let ports: Vec<_> = guest.packets().iter().map(|(header, _)| header.src_port).collect();
     let place = ports.iter().position(|port| *port == other.host).unwrap();
     assert!(place <= 1, "{ports:?}");
     assert!(ports.iter().filter(|port| **port == busy.host).count() >= 5);
@@ -213,10 +197,7 @@ fn a_client_that_is_gone_is_announced() {
     guest.send(ports, Op::Data, |_| {}, b"unread");
     drop(client);
     let packets = guest.packets();
-    let data: Vec<u8> = packets
-        .iter()
-        .flat_map(|(_, payload)| payload.clone())
-        .collect();
+    let data: Vec<u8> = packets.iter().flat_map(|(_, payload)| payload.clone()).collect();
     assert_eq!(data, b"bye");
     assert_eq!(packets.last().unwrap().0.flags, Shutdown::BOTH.flags());
     guest.send(ports, Op::Data, |header| header.fwd_cnt = 3, b"for nobody");

@@ -34,17 +34,10 @@ pub fn parse(bytes: &[u8]) -> Handshake {
     let line = parts.next().unwrap_or_default();
     if parts.next().is_none() {
         let possible = head.len() < MAX_LINE && head.iter().zip(COMMAND).all(|(a, b)| a == b);
-        return if possible {
-            Handshake::Incomplete
-        } else {
-            Handshake::Invalid
-        };
+        return if possible { Handshake::Incomplete } else { Handshake::Invalid };
     }
     match line.strip_prefix(COMMAND).and_then(port) {
-        Some(port) => Handshake::Connect {
-            port,
-            len: line.len() + 1,
-        },
+        Some(port) => Handshake::Connect { port, len: line.len() + 1 },
         None => Handshake::Invalid,
     }
 }
@@ -70,14 +63,8 @@ mod tests {
 
     #[test]
     fn what_follows_the_line_is_not_touched() {
-        assert_eq!(
-            parse(b"CONNECT 52\nCONNECT 53\n"),
-            Handshake::Connect { port: 52, len: 11 }
-        );
-        assert_eq!(
-            parse(b"CONNECT 0\n\xff"),
-            Handshake::Connect { port: 0, len: 10 }
-        );
+        assert_eq!(parse(b"CONNECT 52\nCONNECT 53\n"), Handshake::Connect { port: 52, len: 11 });
+        assert_eq!(parse(b"CONNECT 0\n\xff"), Handshake::Connect { port: 0, len: 10 });
     }
 
     #[test]
@@ -86,13 +73,7 @@ mod tests {
         for len in 0..line.len() {
             assert_eq!(parse(&line[..len]), Handshake::Incomplete, "{len}");
         }
-        assert_eq!(
-            parse(line),
-            Handshake::Connect {
-                port: u32::MAX - 1,
-                len: line.len()
-            }
-        );
+        assert_eq!(parse(line), Handshake::Connect { port: u32::MAX - 1, len: line.len() });
     }
 
     #[test]
@@ -114,10 +95,7 @@ mod tests {
         for line in lines {
             assert_eq!(parse(line), Handshake::Invalid, "{line:?}");
         }
-        assert_eq!(
-            parse(&[b"CONNECT ", [b'0'; 100].as_slice()].concat()),
-            Handshake::Invalid
-        );
+        assert_eq!(parse(&[b"CONNECT ", [b'0'; 100].as_slice()].concat()), Handshake::Invalid);
     }
 
     proptest! {

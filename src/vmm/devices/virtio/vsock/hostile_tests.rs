@@ -18,9 +18,7 @@ fn packets_may_be_in_any_number_of_pieces() {
     let (ports, mut stream) = guest.connected();
     let mut header = from_guest(ports, Op::Data);
     header.len = 6;
-    guest
-        .tx
-        .write(TX_AT, &[&header.encode()[..], b"pieces, and more"].concat());
+    guest.tx.write(TX_AT, &[&header.encode()[..], b"pieces, and more"].concat());
     let pieces = [(0u64, 10u32), (10, 33), (43, 3), (46, 14)];
     let chain = pieces.map(|(at, len)| readable(TX_AT + at, len));
     guest.tx.offer_indirect(TX_AT + 0x1_0000, &chain);
@@ -30,43 +28,27 @@ fn packets_may_be_in_any_number_of_pieces() {
     assert_eq!(&bytes, b"pieces");
     assert_eq!(guest.vsock.metrics().malformed.get(), 0);
     stream.set_nonblocking(true).unwrap();
-    assert!(
-        stream.read(&mut bytes).is_err(),
-        "what the header does not name is no payload"
-    );
+    assert!(stream.read(&mut bytes).is_err(), "what the header does not name is no payload");
 }
 
 #[test]
 fn packets_to_the_guest_may_be_in_pieces_too() {
     let mut guest = Guest::new();
     let room = [(0u64, 40u32), (100, 6), (200, 3), (300, 100)];
-    guest
-        .rx
-        .offer(&room.map(|(at, len)| writable(DATA + at, len)));
+    guest.rx.offer(&room.map(|(at, len)| writable(DATA + at, len)));
     let mut client = guest.client();
     client.write_all(b"CONNECT 52\n").unwrap();
     guest.settle();
     assert_eq!(guest.rx.used(), [(0, 44)]);
     let bytes = [guest.rx.read(DATA, 40), guest.rx.read(DATA + 100, 4)].concat();
     let request = Header::decode(bytes.first_chunk().unwrap());
-    guest
-        .rx
-        .offer(&room.map(|(at, len)| writable(DATA + at, len)));
-    guest.say(
-        Ports {
-            host: request.src_port,
-            guest: 52,
-        },
-        Op::Response,
-    );
+    guest.rx.offer(&room.map(|(at, len)| writable(DATA + at, len)));
+    guest.say(Ports { host: request.src_port, guest: 52 }, Op::Response);
     client.write_all(b"pieces").unwrap();
     guest.settle();
     assert_eq!(guest.rx.used(), [(4, 50)]);
-    let bytes = [
-        guest.rx.read(DATA + 104, 2),
-        guest.rx.read(DATA + 200, 3),
-        guest.rx.read(DATA + 300, 1),
-    ];
+    let bytes =
+        [guest.rx.read(DATA + 104, 2), guest.rx.read(DATA + 200, 3), guest.rx.read(DATA + 300, 1)];
     assert_eq!(bytes.concat(), b"pieces");
 }
 
@@ -91,13 +73,7 @@ fn what_is_no_packet_is_dropped() {
     guest.send(ports, Op::Request, |header| header.socket_type = 2, &[]);
     assert_eq!(guest.ops(), [Op::Reset]);
     guest.send(ports, Op::Reset, |header| header.socket_type = 2, &[]);
-    for op in [
-        Op::Data,
-        Op::Shutdown,
-        Op::Response,
-        Op::CreditRequest,
-        Op::CreditUpdate,
-    ] {
+    for op in [Op::Data, Op::Shutdown, Op::Response, Op::CreditRequest, Op::CreditUpdate] {
         guest.say(ports, op);
         assert_eq!(guest.ops(), [Op::Reset], "{op:?}");
     }
@@ -129,13 +105,7 @@ fn a_flood_of_requests_waits_for_its_answers_to_be_taken() {
     let mut guest = Guest::new();
     for round in 0..10 {
         for i in 0..u32::from(QUEUE_SIZES[1]) {
-            let header = from_guest(
-                Ports {
-                    host: 1,
-                    guest: round * 1000 + i,
-                },
-                Op::Request,
-            );
+            let header = from_guest(Ports { host: 1, guest: round * 1000 + i }, Op::Request);
             let at = TX_AT + u64::from(i) * 64;
             guest.tx.write(at, &header.encode());
             guest.tx.offer(&[readable(at, HEADER_SIZE)]);
@@ -174,10 +144,7 @@ fn connections_are_limited() {
         streams.push(listener.accept().unwrap());
         assert_eq!(guest.ops(), [Op::Response]);
     }
-    let last = Ports {
-        host: 1,
-        guest: 5000,
-    };
+    let last = Ports { host: 1, guest: 5000 };
     guest.say(last, Op::Request);
     assert_eq!(guest.ops(), [Op::Reset]);
     let mut client = guest.client();
@@ -205,16 +172,10 @@ fn broken_rings_stop_the_device() {
 fn context_ids_are_checked_and_told() {
     let dir = tempfile::tempdir().unwrap();
     for guest_cid in [0, 2, u64::from(u32::MAX), 1 << 32] {
-        let config = VsockConfig {
-            guest_cid,
-            uds_path: dir.path().join("v"),
-        };
+        let config = VsockConfig { guest_cid, uds_path: dir.path().join("v") };
         assert!(matches!(Vsock::new(&config), Err(VsockError::Cid(_))));
     }
-    let config = VsockConfig {
-        guest_cid: 0x1234_5678,
-        uds_path: dir.path().join("v"),
-    };
+    let config = VsockConfig { guest_cid: 0x1234_5678, uds_path: dir.path().join("v") };
     let vsock = Vsock::new(&config).unwrap();
     let mut bytes = [0xff; 10];
     vsock.read_config(0, &mut bytes);

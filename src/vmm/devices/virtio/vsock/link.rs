@@ -90,9 +90,7 @@ impl Link {
         self.writable = true;
         while self.writable && !self.backlog.is_empty() {
             let (front, back) = self.backlog.as_slices();
-            let written = self
-                .stream
-                .write_vectored(&[IoSlice::new(front), IoSlice::new(back)]);
+            let written = self.stream.write_vectored(&[IoSlice::new(front), IoSlice::new(back)]);
             let n = self.written(written);
             self.backlog.drain(..n.min(self.backlog.len()));
         }
@@ -131,8 +129,7 @@ impl Link {
         match result {
             Ok(n) => {
                 // Never above what a packet or the backlog holds.
-                self.connection
-                    .forwarded(u32::try_from(n).unwrap_or(u32::MAX));
+                self.connection.forwarded(u32::try_from(n).unwrap_or(u32::MAX));
                 n
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,

@@ -37,17 +37,10 @@ impl Listener {
     pub fn bind(path: &Path) -> Result<Self, VsockError> {
         let max = MAX_ADDRESS - MAX_SUFFIX;
         if path.as_os_str().len() > max {
-            return Err(VsockError::PathTooLong {
-                path: path.to_path_buf(),
-                max,
-            });
+            return Err(VsockError::PathTooLong { path: path.to_path_buf(), max });
         }
         let failed = |what| {
-            move |source: io::Error| VsockError::Socket {
-                path: path.to_path_buf(),
-                what,
-                source,
-            }
+            move |source: io::Error| VsockError::Socket { path: path.to_path_buf(), what, source }
         };
         let socket = unconnected().map_err(failed("make a socket"))?;
         // The file gets the socket's mode: there is no moment in which others may connect.
@@ -64,11 +57,7 @@ impl Listener {
         .map_err(|errno| failed("bind")(errno.into()))?;
         let file = identity(path).map_err(failed("look at the file"))?;
         // From here on the file is removed if anything fails.
-        let listener = Self {
-            socket: UnixListener::from(socket),
-            path: path.to_path_buf(),
-            file,
-        };
+        let listener = Self { socket: UnixListener::from(socket), path: path.to_path_buf(), file };
         listen(&listener.socket, Backlog::MAXCONN)
             .map_err(|errno| failed("listen")(errno.into()))?;
         Ok(listener)
@@ -105,10 +94,7 @@ impl Drop for Listener {
         if identity(&self.path).is_ok_and(|file| file == self.file)
             && let Err(error) = fs::remove_file(&self.path)
         {
-            log::warn!(
-                "vsock socket {}: cannot be removed: {error}",
-                self.path.display()
-            );
+            log::warn!("vsock socket {}: cannot be removed: {error}", self.path.display());
         }
     }
 }
@@ -126,24 +112,16 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 /// Removes the file of a socket that nobody listens on.
 fn remove_stale(path: &Path, address: &UnixAddr) -> Result<(), VsockError> {
     let failed = |what| {
-        move |source: io::Error| VsockError::Socket {
-            path: path.to_path_buf(),
-            what,
-            source,
-        }
+        move |source: io::Error| VsockError::Socket { path: path.to_path_buf(), what, source }
     };
     let file = fs::symlink_metadata(path).map_err(failed("look at the file"))?;
     if !file.file_type().is_socket() {
-        return Err(VsockError::NotASocket {
-            path: path.to_path_buf(),
-        });
+        return Err(VsockError::NotASocket { path: path.to_path_buf() });
     }
     let probe = unconnected().map_err(failed("make a socket"))?;
     match connect(probe.as_raw_fd(), address) {
         Err(Errno::ECONNREFUSED) => fs::remove_file(path).map_err(failed("replace the file")),
-        Ok(()) | Err(Errno::EAGAIN) => Err(VsockError::InUse {
-            path: path.to_path_buf(),
-        }),
+        Ok(()) | Err(Errno::EAGAIN) => Err(VsockError::InUse { path: path.to_path_buf() }),
         Err(errno) => Err(failed("find out whether it is in use")(errno.into())),
     }
 }
@@ -170,10 +148,7 @@ mod tests {
         let path = dir.path().join("v.sock");
         drop(UnixListener::bind(&path).unwrap());
         let _live = Listener::bind(&path).unwrap();
-        assert!(matches!(
-            Listener::bind(&path),
-            Err(VsockError::InUse { .. })
-        ));
+        assert!(matches!(Listener::bind(&path), Err(VsockError::InUse { .. })));
         assert!(path.exists());
     }
 
@@ -182,10 +157,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("v.sock");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(
-            Listener::bind(&path),
-            Err(VsockError::NotASocket { .. })
-        ));
+        assert!(matches!(Listener::bind(&path), Err(VsockError::NotASocket { .. })));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 
@@ -204,10 +176,7 @@ mod tests {
     fn paths_leave_room_for_a_port() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("v".repeat(MAX_ADDRESS));
-        assert!(matches!(
-            Listener::bind(&path),
-            Err(VsockError::PathTooLong { .. })
-        ));
+        assert!(matches!(Listener::bind(&path), Err(VsockError::PathTooLong { .. })));
         assert!(matches!(
             Listener::bind(&dir.path().join("none/v.sock")),
             Err(VsockError::Socket { what: "bind", .. })

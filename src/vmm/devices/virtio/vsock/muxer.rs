@@ -98,9 +98,7 @@ impl Muxer {
     pub fn close(&mut self) {
         let fd = self.listener.as_raw_fd();
         // It is not watched if the device was not active.
-        let _ = self
-            .epoll
-            .ctl(ControlOperation::Delete, fd, EpollEvent::default());
+        let _ = self.epoll.ctl(ControlOperation::Delete, fd, EpollEvent::default());
         self.metrics.closed.add_bytes(self.links.len());
         self.links.clear();
         self.clients.clear();
@@ -128,10 +126,7 @@ impl Muxer {
             self.metrics.wrong_cid.add(1);
             return;
         }
-        let ports = Ports {
-            host: header.dst_port,
-            guest: header.src_port,
-        };
+        let ports = Ports { host: header.dst_port, guest: header.src_port };
         let Ok(op) = Op::try_from(header.op) else {
             self.metrics.wrong_op.add(1);
             return;
@@ -231,9 +226,7 @@ impl Muxer {
     pub fn fill(&mut self, room: &mut Room<'_>) -> Option<u32> {
         let len = self.fill_any(room)?;
         self.metrics.packets_to_guest.add(1);
-        self.metrics
-            .bytes_to_guest
-            .add(u64::from(len.saturating_sub(HEADER_SIZE)));
+        self.metrics.bytes_to_guest.add(u64::from(len.saturating_sub(HEADER_SIZE)));
         Some(len)
     }
 
@@ -428,10 +421,7 @@ impl Muxer {
     }
 
     fn connect_to_guest(&mut self, client: UnixStream, guest: u32) {
-        let ports = Ports {
-            host: self.free_port(guest),
-            guest,
-        };
+        let ports = Ports { host: self.free_port(guest), guest };
         let link = Link::new(Connection::to_guest(), client);
         let token = Token::Link(ports);
         // Modifying also tells of what has happened to the socket before.
@@ -475,11 +465,7 @@ impl Muxer {
         if matches!(token, Token::Link(_)) {
             events |= EventSet::OUT | EventSet::READ_HANG_UP;
         }
-        self.epoll.ctl(
-            operation,
-            source.as_raw_fd(),
-            EpollEvent::new(events, token.into()),
-        )
+        self.epoll.ctl(operation, source.as_raw_fd(), EpollEvent::new(events, token.into()))
     }
 
     /// Notes a call of the host that should not have failed.

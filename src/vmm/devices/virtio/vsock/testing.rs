@@ -35,10 +35,7 @@ pub struct Guest {
 impl Guest {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config = VsockConfig {
-            guest_cid: CID,
-            uds_path: dir.path().join("v"),
-        };
+        let config = VsockConfig { guest_cid: CID, uds_path: dir.path().join("v") };
         let memory = memory();
         let mut guest = Self {
             vsock: Vsock::new(&config).unwrap(),
@@ -74,10 +71,7 @@ impl Guest {
     pub fn give(&mut self, n: usize) {
         for _ in 0..n {
             let at = self.rx.next_head();
-            self.rx.offer(&[writable(
-                DATA + u64::from(at) * u64::from(RX_BUFFER),
-                RX_BUFFER,
-            )]);
+            self.rx.offer(&[writable(DATA + u64::from(at) * u64::from(RX_BUFFER), RX_BUFFER)]);
         }
         self.vsock.process_rx();
     }
@@ -99,8 +93,7 @@ impl Guest {
 
     pub fn send_raw(&mut self, bytes: &[u8]) {
         self.tx.write(TX_AT, bytes);
-        self.tx
-            .offer(&[readable(TX_AT, u32::try_from(bytes.len()).unwrap())]);
+        self.tx.offer(&[readable(TX_AT, u32::try_from(bytes.len()).unwrap())]);
         self.vsock.process_tx();
         self.settle();
     }
@@ -117,12 +110,7 @@ impl Guest {
     }
 
     pub fn close(&mut self, ports: Ports, closed: Shutdown) {
-        self.send(
-            ports,
-            Op::Shutdown,
-            |header| header.flags = closed.flags(),
-            &[],
-        );
+        self.send(ports, Op::Shutdown, |header| header.flags = closed.flags(), &[]);
     }
 
     /// The packets that came, whose buffers are given back.
@@ -143,17 +131,12 @@ impl Guest {
     }
 
     pub fn ops(&mut self) -> Vec<Op> {
-        self.packets()
-            .iter()
-            .map(|(header, _)| Op::try_from(header.op).unwrap())
-            .collect()
+        self.packets().iter().map(|(header, _)| Op::try_from(header.op).unwrap()).collect()
     }
 
     pub fn client(&self) -> UnixStream {
         let client = UnixStream::connect(self.dir.path().join("v")).unwrap();
-        client
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         client
     }
 
@@ -166,14 +149,9 @@ impl Guest {
         let mut client = self.client();
         client.write_all(b"CONNECT 52\n").unwrap();
         let packets = self.packets();
-        let [(request, _)] = packets.as_slice() else {
-            panic!("{packets:?}")
-        };
+        let [(request, _)] = packets.as_slice() else { panic!("{packets:?}") };
         assert_eq!((request.op, request.dst_port), (Op::Request as u16, 52));
-        let ports = Ports {
-            host: request.src_port,
-            guest: 52,
-        };
+        let ports = Ports { host: request.src_port, guest: 52 };
         self.say(ports, Op::Response);
         let expected = format!("OK {}\n", ports.host);
         let mut line = vec![0; expected.len()];
@@ -184,17 +162,12 @@ impl Guest {
 
     /// A connection that the guest made.
     pub fn connected(&mut self) -> (Ports, UnixStream) {
-        let ports = Ports {
-            host: 1024,
-            guest: 70_000,
-        };
+        let ports = Ports { host: 1024, guest: 70_000 };
         let listener = self.listen(ports.host);
         self.say(ports, Op::Request);
         assert_eq!(self.ops(), [Op::Response]);
         let (stream, _) = listener.accept().unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         (ports, stream)
     }
 }

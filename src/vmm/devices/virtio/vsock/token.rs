@@ -60,16 +60,9 @@ mod tests {
 
     #[test]
     fn tokens_survive() {
-        let ports = Ports {
-            host: PORT_ANY - 1,
-            guest: 7,
-        };
-        let tokens = [
-            Token::Listener,
-            Token::Timer,
-            Token::Client(LISTENER - 1),
-            Token::Link(ports),
-        ];
+        let ports = Ports { host: PORT_ANY - 1, guest: 7 };
+        let tokens =
+            [Token::Listener, Token::Timer, Token::Client(LISTENER - 1), Token::Link(ports)];
         for token in tokens {
             assert_eq!(Token::from(u64::from(token)), token);
         }

@@ -46,28 +46,20 @@ fn machine(features: Features, size: u16) -> Machine {
 impl Machine {
     /// Puts a frame on the wire, its header included, and returns it.
     fn frame(&self, len: usize, fill: u8) -> Vec<u8> {
-        let mut frame: Vec<u8> = (0..len)
-            .map(|i| fill.wrapping_add(i.to_le_bytes()[0]))
-            .collect();
+        let mut frame: Vec<u8> = (0..len).map(|i| fill.wrapping_add(i.to_le_bytes()[0])).collect();
         frame[..header::LEN].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0, 0]);
-        assert_eq!(
-            send(self.wire.as_raw_fd(), &frame, MsgFlags::empty()).unwrap(),
-            len
-        );
+        assert_eq!(send(self.wire.as_raw_fd(), &frame, MsgFlags::empty()).unwrap(), len);
         frame
     }
 
     fn receive(&mut self) -> Received {
-        self.rx
-            .receive(self.tap.as_fd(), &self.interrupt, &self.metrics)
-            .unwrap()
+        self.rx.receive(self.tap.as_fd(), &self.interrupt, &self.metrics).unwrap()
     }
 
     fn offer(&mut self, count: u64, from: u64, len: u32) {
         for i in 0..count {
             let stride = u64::from(len).next_multiple_of(16);
-            self.driver
-                .offer(&[writable(DATA + (from + i) * stride, len)]);
+            self.driver.offer(&[writable(DATA + (from + i) * stride, len)]);
         }
     }
 }
@@ -86,25 +78,12 @@ fn a_frame_takes_the_buffers_that_it_needs() {
     let exact = m.frame(2048, 2);
     let short = m.frame(60, 3);
     assert_eq!(m.receive(), Received::TapEmpty);
-    assert_eq!(
-        m.driver.used(),
-        [
-            (0, 1024),
-            (1, 1024),
-            (2, 452),
-            (3, 1024),
-            (4, 1024),
-            (5, 60)
-        ]
-    );
+    assert_eq!(m.driver.used(), [(0, 1024), (1, 1024), (2, 452), (3, 1024), (4, 1024), (5, 60)]);
     assert_eq!(m.driver.read(DATA, 2500), delivered(long, 3));
     assert_eq!(m.driver.read(DATA + 3 * 1024, 2048), delivered(exact, 2));
     assert_eq!(m.driver.read(DATA + 5 * 1024, 60), delivered(short, 1));
     assert_eq!(raised(&m.interrupt), 1);
-    assert_eq!(
-        (m.metrics.rx_frames.get(), m.metrics.rx_bytes.get()),
-        (3, 4608)
-    );
+    assert_eq!((m.metrics.rx_frames.get(), m.metrics.rx_bytes.get()), (3, 4608));
 }
 
 #[test]
@@ -125,11 +104,7 @@ fn frames_wait_for_buffers_and_nothing_spins() {
     let frame = m.frame(100, 1);
     assert_eq!(m.receive(), Received::NoBuffers);
     m.offer(10, 0, 1536);
-    assert_eq!(
-        m.receive(),
-        Received::NoBuffers,
-        "not enough for the longest frame"
-    );
+    assert_eq!(m.receive(), Received::NoBuffers, "not enough for the longest frame");
     assert_eq!(m.driver.used(), []);
     m.offer(40, 10, 1536);
     assert_eq!(m.receive(), Received::TapEmpty);
@@ -152,10 +127,7 @@ fn a_small_ring_that_is_full_is_all_there_will_be() {
     m.driver.offer(&[writable(DATA + 0x8000, 1536)]);
     m.driver.offer(&[writable(DATA + 0x9000, 1536)]);
     assert_eq!(m.receive(), Received::NoBuffers);
-    assert_eq!(
-        m.driver.used(),
-        [(2, 1536), (3, 1536), (0, 1536), (1, 1536)]
-    );
+    assert_eq!(m.driver.used(), [(2, 1536), (3, 1536), (0, 1536), (1, 1536)]);
     // What is longer than the ring is dropped, with nothing used.
     m.offer(4, 0, 1536);
     assert_eq!(m.receive(), Received::TapEmpty);
@@ -166,10 +138,8 @@ fn a_small_ring_that_is_full_is_all_there_will_be() {
 #[test]
 fn without_mergeable_buffers_a_frame_has_one_chain() {
     let mut m = machine(Features(0), 16);
-    m.driver
-        .offer(&[writable(DATA, 12), writable(DATA + 0x100, 1514)]);
-    m.driver
-        .offer(&[writable(DATA + 0x1000, 12), writable(DATA + 0x2000, 1514)]);
+    m.driver.offer(&[writable(DATA, 12), writable(DATA + 0x100, 1514)]);
+    m.driver.offer(&[writable(DATA + 0x1000, 12), writable(DATA + 0x2000, 1514)]);
     let first = m.frame(1526, 1);
     m.frame(1527, 2);
     let second = m.frame(80, 3);
@@ -223,8 +193,7 @@ fn a_closed_wire_is_quiet() {
     m.offer(1, 0, 2048);
     drop(m.wire);
     assert_eq!(
-        m.rx.receive(m.tap.as_fd(), &m.interrupt, &m.metrics)
-            .unwrap(),
+        m.rx.receive(m.tap.as_fd(), &m.interrupt, &m.metrics).unwrap(),
         Received::More,
         "a packet socket's end is packets without bytes; a tap has none"
     );

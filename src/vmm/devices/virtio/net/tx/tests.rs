@@ -43,9 +43,7 @@ fn machine(size: u16) -> Machine {
 
 impl Machine {
     fn transmit(&mut self) -> Drained {
-        self.tx
-            .transmit(self.tap.as_fd(), &self.interrupt, &self.metrics)
-            .unwrap()
+        self.tx.transmit(self.tap.as_fd(), &self.interrupt, &self.metrics).unwrap()
     }
 
     fn next_on_wire(&self) -> Option<Vec<u8>> {
@@ -67,11 +65,7 @@ fn frames_are_sent_whole_with_their_header() {
     let bytes: Vec<u8> = (0..100).collect();
     m.driver.write(DATA, &bytes);
     m.driver.write(DATA, &[1, 1, 9, 9]);
-    m.driver.offer(&[
-        readable(DATA, 5),
-        readable(DATA + 5, 20),
-        readable(DATA + 25, 75),
-    ]);
+    m.driver.offer(&[readable(DATA, 5), readable(DATA + 5, 20), readable(DATA + 25, 75)]);
     m.driver.offer(&[readable(DATA, 26)]);
     assert_eq!(m.transmit(), Drained::Empty);
     let frame = m.next_on_wire().unwrap();
@@ -81,10 +75,7 @@ fn frames_are_sent_whole_with_their_header() {
     assert!(m.next_on_wire().is_none());
     assert_eq!(m.driver.used(), [(0, 0), (3, 0)]);
     assert_eq!(raised(&m.interrupt), 1);
-    assert_eq!(
-        (m.metrics.tx_frames.get(), m.metrics.tx_bytes.get()),
-        (2, 126)
-    );
+    assert_eq!((m.metrics.tx_frames.get(), m.metrics.tx_bytes.get()), (2, 126));
 }
 
 #[test]

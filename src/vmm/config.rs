@@ -67,7 +67,7 @@ pub struct DiskConfig {
 pub struct NetConfig {
     /// Name of the tap interface.
     pub tap: String,
-    /// The guest's hardware address; without one the guest makes its own.
+    /// The guest's hardware address; without one it gets a random one.
     pub mac: Option<[u8; 6]>,
 }
 

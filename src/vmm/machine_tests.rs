@@ -23,6 +23,12 @@ fn config(kernel: &std::path::Path) -> MachineConfig {
     }
 }
 
+/// Says that the calling test does not run here; `tools/test` counts these lines.
+fn skip(error: &dyn std::fmt::Display) {
+    let name = std::thread::current().name().unwrap_or("?").to_owned();
+    println!("skipped: {name}: no KVM: {error}");
+}
+
 /// Runs a kernel to its end; none, with the reason printed, on a host without KVM.
 fn run(kernel: &TestKernel, change: impl FnOnce(&mut MachineConfig)) -> Option<(Exit, String)> {
     let file = kernel.file();
@@ -30,7 +36,7 @@ fn run(kernel: &TestKernel, change: impl FnOnce(&mut MachineConfig)) -> Option<(
     change(&mut config);
     let running = match Machine::new(config) {
         Err(MachineError::Kvm(KvmError::Open(error))) => {
-            println!("skipped: no KVM: {error}");
+            skip(&error);
             return None;
         }
         machine => machine.unwrap().start().unwrap(),
@@ -142,7 +148,7 @@ fn a_spinning_guest_can_be_stopped() {
     let file = TestKernel::pvh(&[0xeb, 0xfe]).file();
     let machine = match Machine::new(MachineConfig { vcpus: 3, ..config(file.path()) }) {
         Err(MachineError::Kvm(KvmError::Open(error))) => {
-            println!("skipped: no KVM: {error}");
+            skip(&error);
             return;
         }
         machine => machine.unwrap(),
@@ -165,7 +171,7 @@ fn a_spinning_guest_can_be_stopped() {
 fn dropping_a_running_machine_stops_it() {
     let file = TestKernel::pvh(&[0xeb, 0xfe]).file();
     match Machine::new(config(file.path())) {
-        Err(MachineError::Kvm(KvmError::Open(error))) => println!("skipped: no KVM: {error}"),
+        Err(MachineError::Kvm(KvmError::Open(error))) => skip(&error),
         machine => drop(machine.unwrap().start().unwrap()),
     }
 }
@@ -181,7 +187,7 @@ fn a_notification_reaches_its_eventfd() {
         Boot { kernel: file.path(), initrd: None, cmdline: &cmdline, vcpus: 1, memory_mib: 32 };
     let entry = boot.load(&memory).unwrap();
     let vm = match Vm::new(&memory, 1) {
-        Err(KvmError::Open(error)) => return println!("skipped: no KVM: {error}"),
+        Err(KvmError::Open(error)) => return skip(&error),
         vm => vm.unwrap(),
     };
     let events: Vec<_> = (0..2).map(|_| EventFd::new(libc::EFD_NONBLOCK).unwrap()).collect();

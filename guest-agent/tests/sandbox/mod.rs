@@ -49,12 +49,18 @@ pub struct Sandbox {
     tokens: AtomicU32,
 }
 
+/// Says that the calling test does not run here, and why; `tools/test` counts these lines.
+fn skip(reason: &str) {
+    let name = std::thread::current().name().unwrap_or("?").to_owned();
+    println!("skipped: {name}: {reason}");
+}
+
 /// Says so where agents cannot be run here.
 pub fn can_run() -> bool {
     let is_root = nix::unistd::geteuid().is_root();
     let busybox = Path::new("/bin/busybox").exists();
     if !is_root || !busybox {
-        eprintln!("SKIPPED: needs root and a static /bin/busybox");
+        skip("needs root and a static /bin/busybox");
     }
     is_root && busybox
 }
@@ -97,7 +103,7 @@ impl Sandbox {
         ));
         let has = root.unwrap_or_default().split_whitespace().any(|c| c == name);
         if !has {
-            eprintln!("SKIPPED: there is no {name} controller in cgroup v2 here");
+            skip(&format!("there is no {name} controller in cgroup v2 here"));
         }
         has
     }

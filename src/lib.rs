@@ -8,7 +8,8 @@
 //! * [`agent`]: host side of the agent protocol; everything it reads is hostile
 //! * [`monitor`]: the process that is the VMM of one sandbox
 //! * [`vmm`]: the machine; knows nothing of containers and could be used alone
-//! * [`report`], [`clock`]: how an error is told; when something happened
+//! * [`report`], [`terminal`], [`clock`]: how an error is told; the caller's terminal; when something
+//!   happened
 
 pub mod agent;
 pub mod cli;
@@ -17,4 +18,5 @@ pub mod image;
 pub mod monitor;
 pub mod report;
 pub mod sandbox;
+pub mod terminal;
 pub mod vmm;

@@ -10,7 +10,8 @@ use super::{Failure, Global};
 use crate::clock::now_us;
 use crate::image::Store;
 use crate::sandbox::detach;
-use crate::sandbox::{Ends, Options, SandboxError, keeper, terminal};
+use crate::sandbox::{Ends, Options, SandboxError, keeper};
+use crate::terminal;
 
 /// Run a program of an image in a new container, in a microVM of its own
 ///

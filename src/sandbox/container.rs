@@ -13,8 +13,8 @@ use super::error::SandboxError;
 use super::launch::IMAGE_DISK;
 use super::spec::ContainerSpec;
 use super::streams::{Ends, Streams};
-use super::terminal;
 use crate::agent::{Client, ClientError};
+use crate::terminal;
 
 /// Name of the container in its sandbox.
 pub const CONTAINER: &str = "main";

@@ -49,8 +49,8 @@ pub enum SandboxError {
         console: String,
     },
     #[error(
-        "the guest's agent was not ready within {0} seconds: the guest hangs, or this host is too \
-         slow for it"
+        "the guest's agent was not ready within {0} seconds: the guest hangs, or KVM is too slow \
+         here for one (ampoule doctor tells)"
     )]
     NotReady(u64),
     #[error("interrupted by {0} while the sandbox was being started")]

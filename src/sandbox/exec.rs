@@ -14,7 +14,7 @@ use super::signals::Signals;
 use super::spec;
 use super::state::Status;
 use super::streams::{Ends, Streams};
-use super::terminal::{self, RawTerminal};
+use crate::terminal::{self, RawTerminal};
 
 /// What a user asks of a further process, in the words of `docker exec`.
 #[derive(Debug, Clone, Default)]

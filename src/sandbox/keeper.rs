@@ -16,11 +16,11 @@ use super::signals::{self, Signals};
 use super::spec;
 use super::state::{State, Status};
 use super::streams::Ends;
-use super::terminal::RawTerminal;
 use super::timings::Timings;
 use crate::agent::Ready;
 use crate::clock::now_us;
 use crate::image::Image;
+use crate::terminal::RawTerminal;
 
 /// So many requests to end, and a keeper no longer waits for its program to heed them (docker's
 /// number).

@@ -26,7 +26,6 @@ mod signals;
 mod spec;
 mod state;
 mod streams;
-pub mod terminal;
 pub mod timings;
 
 pub use error::SandboxError;

@@ -1,7 +1,5 @@
 //! The KVM side of a machine: the VM, its memory slots and its interrupt controllers.
 
-use std::path::Path;
-
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
@@ -34,8 +32,8 @@ pub enum KvmError {
 fn hint(error: &errno::Error) -> &'static str {
     match error.errno() {
         libc::EACCES | libc::EPERM => " (is this user in the group kvm?)",
-        libc::ENOENT if !Path::new("/sys/module/kvm").exists() => {
-            " (the kernel has no kvm module loaded: modprobe kvm_intel or kvm_amd)"
+        libc::ENOENT => {
+            " (no KVM here: modprobe kvm_intel or kvm_amd; `ampoule doctor` tells more)"
         }
         _ => "",
     }

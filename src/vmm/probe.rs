@@ -64,7 +64,7 @@ pub fn probe() -> KvmReality {
         Err(error) if matches!(error.errno(), libc::EACCES | libc::EPERM) => {
             return KvmReality::NotPermitted;
         }
-        Err(error) => return KvmReality::Absent(error.to_string()),
+        Err(error) => return KvmReality::Absent(format!("/dev/kvm: {error}")),
     };
     // A busy host can hold the loop up, but nothing can make it faster than it is.
     let mut reality = attempt(&kvm);
@@ -80,7 +80,7 @@ pub fn probe() -> KvmReality {
 fn attempt(kvm: &Kvm) -> KvmReality {
     match time_loop(kvm) {
         Ok(time) => judge(time),
-        Err(error) => KvmReality::Absent(format!("it cannot run a guest: {error}")),
+        Err(error) => KvmReality::Absent(format!("/dev/kvm cannot run a guest: {error}")),
     }
 }
 

@@ -1,5 +1,7 @@
 //! `ampoule run` and what belongs to it, each test in sandboxes of its own.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
 #[path = "../support/mod.rs"]
 mod support;
 

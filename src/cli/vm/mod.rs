@@ -1,7 +1,6 @@
 //! `ampoule vm`: machines without containers.
 
 mod run;
-mod terminal;
 
 use std::process::ExitCode;
 
@@ -9,7 +8,7 @@ use clap::Subcommand;
 
 use super::Failure;
 
-/// Arguments of `ampoule vm`.
+/// Run machines without containers
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -18,7 +17,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Boot a kernel in a machine of its own.
+    /// Boot a kernel in a machine of its own
     Run(run::Args),
 }
 

@@ -10,8 +10,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::terminal::RawTerminal;
 use crate::cli::Failure;
+use crate::terminal::RawTerminal;
 use crate::vmm::config::{
     DiskConfig, MAX_VCPUS, MachineConfig, NetConfig, SerialMode, VsockConfig,
 };

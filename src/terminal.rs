@@ -1,4 +1,5 @@
-//! The caller's terminal: raw while a container's program has it, as it was afterwards.
+//! The caller's terminal: raw while a container's program or a guest's console has it, as it was
+//! afterwards.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;

@@ -1,20 +1,22 @@
 //! Requests to an agent, and its replies.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use ampoule_protocol::frame::{self, FrameError};
-use ampoule_protocol::message::{AgentError, ExitStatus, Hello, ProcessId, Reply, Request};
+use ampoule_protocol::message::{AgentError, ExitStatus, Hello, Reply, Request};
 use ampoule_protocol::{RPC_PORT, VERSION};
+use nix::sys::socket::{MsgFlags, recv};
 
 use super::connect::{ConnectError, connect};
+use super::deadline::Timed;
 
-/// How long an agent may take to answer anything but [`Request::Wait`]. Generous: a container's
-/// set-up on a busy host with emulated hardware takes seconds.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long an exchange with an agent may take, but for the wait for a process's end. Generous: a
+/// container's set-up on a busy host with emulated hardware takes seconds.
+pub const EXCHANGE_TIME: Duration = Duration::from_secs(60);
 
 /// Why a request got no answer to its liking.
 #[derive(Debug, thiserror::Error)]
@@ -49,13 +51,15 @@ pub enum ClientError {
 #[derive(Debug)]
 pub struct Client {
     socket: UnixStream,
+    /// For each message.
+    time: Duration,
 }
 
 impl Client {
-    /// Connects through the sandbox's vsock socket at `path` and agrees on the protocol.
-    pub fn open(path: &Path) -> Result<Self, ClientError> {
-        let mut client = Self { socket: connect(path, RPC_PORT)? };
-        client.set_timeout(Some(REPLY_TIMEOUT))?;
+    /// Connects through the sandbox's vsock socket at `path` and agrees on the protocol. Each message
+    /// of the conversation, and the connecting, may take this long.
+    pub fn open(path: &Path, time: Duration) -> Result<Self, ClientError> {
+        let mut client = Self { socket: connect(path, RPC_PORT, time)?, time };
         client.write(&Hello { version: VERSION, entered_us: 0, ready_us: 0 })?;
         let hello: Hello = client.read()?;
         if hello.version != VERSION {
@@ -99,13 +103,15 @@ impl Client {
         }
     }
 
-    /// Asks for the end of a process; its reply ([`Client::receive_exited`]) may be long in coming.
-    pub fn send_wait(&mut self, id: &ProcessId) -> Result<(), ClientError> {
-        self.send(&Request::Wait(id.clone()))?;
-        self.set_timeout(None)
+    /// Throws away the replies that are there, without waiting for any.
+    pub fn discard_replies(&mut self) {
+        let mut bytes = [0u8; 512];
+        let fd = self.socket.as_raw_fd();
+        while recv(fd, &mut bytes, MsgFlags::MSG_DONTWAIT).is_ok_and(|n| n > 0) {}
     }
 
-    /// Takes a [`Reply::Exited`], its code brought into 0 to 255.
+    /// Takes the [`Reply::Exited`] to a [`Request::Wait`], its code brought into 0 to 255. It may be
+    /// long in coming: wait for [`Client::as_fd`] first.
     pub fn receive_exited(&mut self) -> Result<ExitStatus, ClientError> {
         match self.receive()? {
             Reply::Exited(status) => Ok(ExitStatus { code: status.code & 0xff, ..status }),
@@ -113,16 +119,12 @@ impl Client {
         }
     }
 
-    fn set_timeout(&self, timeout: Option<Duration>) -> Result<(), ClientError> {
-        self.socket.set_read_timeout(timeout).map_err(ClientError::Socket)
-    }
-
     fn write<T: serde::Serialize>(&mut self, message: &T) -> Result<(), ClientError> {
-        frame::write(&mut self.socket, message).map_err(ClientError::Frame)
+        frame::write(&mut Timed::new(&self.socket, self.time), message).map_err(ClientError::Frame)
     }
 
     fn read<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, ClientError> {
-        frame::read(&mut self.socket).map_err(ClientError::Frame)
+        frame::read(&mut Timed::new(&self.socket, self.time)).map_err(ClientError::Frame)
     }
 }
 
@@ -136,7 +138,7 @@ impl AsFd for Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ampoule_protocol::message::ErrorKind;
+    use ampoule_protocol::message::{ErrorKind, ProcessId};
     use std::io::{Read, Write};
     use std::os::unix::net::UnixListener;
 
@@ -164,7 +166,9 @@ mod tests {
     #[test]
     fn another_version_is_refused() {
         let (_dir, path) = agent_that_says(hello(VERSION + 1));
-        assert!(matches!(Client::open(&path), Err(ClientError::Version(v)) if v == VERSION + 1));
+        assert!(
+            matches!(Client::open(&path, EXCHANGE_TIME), Err(ClientError::Version(v)) if v == VERSION + 1)
+        );
     }
 
     #[test]
@@ -173,7 +177,7 @@ mod tests {
         let error = AgentError::new(ErrorKind::CommandNotFound, "no such program");
         bytes.extend(frame::encode(&Reply::Error(error)).unwrap());
         let (_dir, path) = agent_that_says(bytes);
-        let mut client = Client::open(&path).unwrap();
+        let mut client = Client::open(&path, EXCHANGE_TIME).unwrap();
         let failed = client.call(&Request::Shutdown).unwrap_err();
         assert!(matches!(failed, ClientError::Agent(e) if e.kind == ErrorKind::CommandNotFound));
     }
@@ -188,7 +192,7 @@ mod tests {
             [oversized, wrong, [hello(VERSION), b"\x05\0\0\0{{{{{".to_vec()].concat(), hello(1)];
         for bytes in cases {
             let (_dir, path) = agent_that_says(bytes);
-            assert!(Client::open(&path).unwrap().call(&Request::Shutdown).is_err());
+            assert!(Client::open(&path, EXCHANGE_TIME).unwrap().call(&Request::Shutdown).is_err());
         }
     }
 
@@ -198,8 +202,8 @@ mod tests {
         let status = ExitStatus { code: 0x1234, oom_killed: false };
         bytes.extend(frame::encode(&Reply::Exited(status)).unwrap());
         let (_dir, path) = agent_that_says(bytes);
-        let mut client = Client::open(&path).unwrap();
-        client.send_wait(&ProcessId::init("c")).unwrap();
+        let mut client = Client::open(&path, EXCHANGE_TIME).unwrap();
+        client.send(&Request::Wait(ProcessId::init("c"))).unwrap();
         assert_eq!(client.receive_exited().unwrap().code, 0x34);
     }
 }

@@ -12,9 +12,11 @@ use ampoule_protocol::frame::{self, FrameError};
 use ampoule_protocol::message::StreamHello;
 use nix::sys::socket::{MsgFlags, recv};
 
+use super::deadline::Timed;
+
 /// How long a guest may take to accept a connection. A live agent answers within a round trip;
 /// this only bounds what a hung or hostile one can hold up.
-const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
+pub const ACCEPT_TIME: Duration = Duration::from_secs(30);
 
 /// Longest answer line: `OK ` and a u32.
 const LINE_LIMIT: usize = 16;
@@ -42,20 +44,22 @@ pub enum ConnectError {
     Frame(#[source] FrameError),
 }
 
-/// Connects to `port` of the guest behind the vsock socket at `path`.
-pub fn connect(path: &Path, port: u32) -> Result<UnixStream, ConnectError> {
+/// Connects to `port` of the guest behind the vsock socket at `path`, within `time`.
+pub fn connect(path: &Path, port: u32, time: Duration) -> Result<UnixStream, ConnectError> {
     let unreachable = |source| ConnectError::Unreachable { path: path.to_owned(), source };
-    let mut socket = UnixStream::connect(path).map_err(unreachable)?;
-    socket.set_read_timeout(Some(ACCEPT_TIMEOUT)).map_err(unreachable)?;
-    socket.write_all(format!("CONNECT {port}\n").as_bytes()).map_err(unreachable)?;
-    read_answer(&socket, port, unreachable)?;
+    let socket = UnixStream::connect(path).map_err(unreachable)?;
+    let mut timed = Timed::new(&socket, time);
+    timed.write_all(format!("CONNECT {port}\n").as_bytes()).map_err(unreachable)?;
+    read_answer(&socket, &timed, port, unreachable)?;
     socket.set_read_timeout(None).map_err(unreachable)?;
+    socket.set_write_timeout(None).map_err(unreachable)?;
     Ok(socket)
 }
 
 /// Connects one stdio stream that a request names `token`.
 pub fn stream(path: &Path, token: &str) -> Result<UnixStream, ConnectError> {
-    let mut socket = connect(path, STREAM_PORT)?;
+    let mut socket = connect(path, STREAM_PORT, ACCEPT_TIME)?;
+    // A few bytes into an empty socket: this does not block.
     frame::write(&mut socket, &StreamHello { token: token.to_owned() })
         .map_err(ConnectError::Frame)?;
     Ok(socket)
@@ -64,6 +68,7 @@ pub fn stream(path: &Path, token: &str) -> Result<UnixStream, ConnectError> {
 /// Takes the answer line and not a byte more: what follows it is the guest's payload.
 fn read_answer(
     socket: &UnixStream,
+    timed: &Timed<'_>,
     port: u32,
     unreachable: impl Fn(io::Error) -> ConnectError,
 ) -> Result<(), ConnectError> {
@@ -71,6 +76,8 @@ fn read_answer(
     let mut line = [0u8; LINE_LIMIT];
     let mut have = 0;
     while have < LINE_LIMIT {
+        let left = timed.left().map_err(&unreachable)?;
+        socket.set_read_timeout(Some(left)).map_err(&unreachable)?;
         let mut peeked = [0u8; LINE_LIMIT];
         let room = LINE_LIMIT - have;
         let n =
@@ -114,7 +121,7 @@ mod tests {
             // Byte by byte: the answer may be cut anywhere, and the client may have seen enough.
             let _ = bytes.chunks(1).try_for_each(|byte| socket.write_all(byte));
         });
-        let connected = connect(&path, 1024);
+        let connected = connect(&path, 1024, ACCEPT_TIME);
         monitor.join().unwrap();
         (dir, connected)
     }
@@ -138,7 +145,7 @@ mod tests {
     #[test]
     fn a_missing_socket_is_unreachable() {
         let missing = Path::new("/nonexistent/vsock.sock");
-        assert!(matches!(connect(missing, 1), Err(ConnectError::Unreachable { .. })));
+        assert!(matches!(connect(missing, 1, ACCEPT_TIME), Err(ConnectError::Unreachable { .. })));
     }
 
     proptest! {

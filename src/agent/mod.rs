@@ -1,5 +1,5 @@
 //! Host side of the agent protocol. Everything it reads is hostile: lengths are bounded by the
-//! framing, every wait has an end, and a reply of the wrong kind is an error, never a panic.
+//! framing, every exchange has an end, and a reply of the wrong kind is an error, never a panic.
 //!
 //! * [`connect`]: a connection to a port of the guest through the sandbox's vsock socket
 //! * [`Client`]: requests and replies
@@ -7,9 +7,10 @@
 
 mod client;
 mod connect;
+mod deadline;
 mod ready;
 
 pub use ampoule_protocol::message;
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, EXCHANGE_TIME};
 pub use connect::{ConnectError, connect, stream};
 pub use ready::{Ready, ReadyListener};

@@ -1,6 +1,7 @@
 //! How a sandbox tells that its agent is ready: the agent connects out, the monitor carries that
 //! to `<vsock socket>_<port>`, where the sandbox's keeper listens.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -12,14 +13,16 @@ use ampoule_protocol::message::{Event, Hello};
 use ampoule_protocol::{READY_PORT, VERSION};
 
 use super::client::ClientError;
+use super::deadline::Timed;
 
-/// How long the agent may take between connecting and saying hello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the agent may take for a message that it has begun.
+const HELLO_TIME: Duration = Duration::from_secs(30);
 
 /// Listens for an agent's connection.
 #[derive(Debug)]
 pub struct ReadyListener {
     listener: UnixListener,
+    path: PathBuf,
 }
 
 /// A ready agent; the connection lasts as long as the guest and carries its events.
@@ -40,17 +43,21 @@ impl ReadyListener {
 
     /// Listens for the agent of the sandbox whose vsock socket will be at `vsock`.
     pub fn bind(vsock: &Path) -> io::Result<Self> {
-        Ok(Self { listener: UnixListener::bind(Self::path(vsock))? })
+        let path = Self::path(vsock);
+        Ok(Self { listener: UnixListener::bind(&path)?, path })
     }
 
-    /// Takes the agent's connection and its hello. Blocks: wait for [`ReadyListener::as_fd`] first.
-    pub fn accept(&self) -> Result<Ready, ClientError> {
-        let (mut socket, _) = self.listener.accept().map_err(ClientError::Socket)?;
-        socket.set_read_timeout(Some(HELLO_TIMEOUT)).map_err(ClientError::Socket)?;
-        let hello: Hello = frame::read(&mut socket).map_err(ClientError::Frame)?;
+    /// Takes the agent's connection and its hello, and listens no more: what runs in the guest later
+    /// can open vsock connections too, and must find nobody here. Blocks: wait for
+    /// [`ReadyListener::as_fd`] first.
+    pub fn accept(self) -> Result<Ready, ClientError> {
+        let (socket, _) = self.listener.accept().map_err(ClientError::Socket)?;
+        let hello: Hello =
+            frame::read(&mut Timed::new(&socket, HELLO_TIME)).map_err(ClientError::Frame)?;
         if hello.version != VERSION {
             return Err(ClientError::Version(hello.version));
         }
+        fs::remove_file(&self.path).map_err(ClientError::Socket)?;
         Ok(Ready { hello, socket })
     }
 }
@@ -65,7 +72,7 @@ impl AsFd for ReadyListener {
 impl Ready {
     /// Takes the next event. Blocks: wait for [`Ready::as_fd`] first.
     pub fn event(&mut self) -> Result<Event, ClientError> {
-        frame::read(&mut self.socket).map_err(ClientError::Frame)
+        frame::read(&mut Timed::new(&self.socket, HELLO_TIME)).map_err(ClientError::Frame)
     }
 }
 

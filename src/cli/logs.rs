@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use inotify::{Inotify, WatchMask};
@@ -11,7 +13,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Failure, Global};
 use crate::sandbox::log::{LogStream, read_entry};
-use crate::sandbox::{Folder, Registry};
+use crate::sandbox::process::Process;
+use crate::sandbox::{Entry, Registry};
 
 /// Print the output of a detached container
 #[derive(Debug, ClapArgs)]
@@ -40,9 +43,9 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     })?;
     let mut log = BufReader::new(file);
     // Watched before the first read, so that nothing is written unseen in between.
-    let watch = args.follow.then(|| Watch::of(&path, &entry.folder)).transpose()?;
+    let watch = args.follow.then(|| Watch::of(&path, &entry)).transpose()?;
     loop {
-        let ended = watch.as_ref().is_none_or(|watch| !watch.kept());
+        let ended = watch.as_ref().map_or(Ok(true), Watch::ended)?;
         while let Some(entry) = read_entry(&mut log)? {
             let stamp = if args.timestamps { format!("{} ", entry.time) } else { String::new() };
             let line = format!("{stamp}{}", entry.log);
@@ -59,32 +62,37 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Wakes when the log grows, and when the container's record changes or goes.
-struct Watch<'a> {
+/// Wakes when the log grows, and when the container's keeper ends.
+struct Watch {
     inotify: Inotify,
-    folder: &'a Folder,
+    /// `None` where it has ended already.
+    keeper: Option<Process>,
 }
 
-impl<'a> Watch<'a> {
-    fn of(log: &std::path::Path, folder: &'a Folder) -> io::Result<Self> {
+impl Watch {
+    fn of(log: &Path, entry: &Entry) -> io::Result<Self> {
         let inotify = Inotify::init()?;
-        inotify.watches().add(log, WatchMask::MODIFY | WatchMask::DELETE_SELF)?;
-        // The lock is let go of when the keeper ends, which closes the file.
-        let lock = WatchMask::CLOSE_WRITE | WatchMask::DELETE_SELF;
-        inotify.watches().add(folder.lock(), lock)?;
-        Ok(Self { inotify, folder })
+        inotify.watches().add(log, WatchMask::MODIFY)?;
+        let keeper = Process::of(entry.state.keeper).ok().filter(|_| entry.folder.is_kept());
+        Ok(Self { inotify, keeper })
     }
 
-    fn kept(&self) -> bool {
-        self.folder.is_kept()
+    /// Whether nothing more will be written.
+    fn ended(&self) -> io::Result<bool> {
+        self.keeper.as_ref().map_or(Ok(true), |keeper| keeper.ends_within(Some(Duration::ZERO)))
     }
 
     fn wait(&self) -> io::Result<()> {
-        let mut fds = [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
+        let Some(keeper) = &self.keeper else { return Ok(()) };
+        let mut fds = [
+            PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN),
+            PollFd::new(keeper.as_fd(), PollFlags::POLLIN),
+        ];
         poll(&mut fds, PollTimeout::NONE)?;
-        let mut buffer = [0u8; 4096];
-        // The events say nothing but that it is time to look.
-        nix::unistd::read(&self.inotify, &mut buffer)?;
+        if fds[0].any() == Some(true) {
+            // The events say nothing but that it is time to look.
+            nix::unistd::read(&self.inotify, &mut [0u8; 4096])?;
+        }
         Ok(())
     }
 }

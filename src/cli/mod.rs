@@ -20,10 +20,12 @@ mod table;
 mod vm;
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nix::sys::signal::{self, SigHandler, Signal};
 
 use crate::report::chain;
 use crate::sandbox::detach::DetachError;
@@ -84,7 +86,15 @@ enum Verb {
 }
 
 impl Verb {
+    /// Whether a closed pipe is the verb's own to deal with.
+    fn carries_streams(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Exec(_) | Self::Vm(_) | Self::Monitor(_) | Self::Keeper)
+    }
+
     fn run(self, global: &Global) -> Result<ExitCode, Failure> {
+        if !self.carries_streams() {
+            end_with_the_reader();
+        }
         match self {
             Self::Run(args) => run::run(args, global),
             Self::Load(args) => load::run(&args, global),
@@ -102,6 +112,12 @@ impl Verb {
             Self::Keeper => keeper::run(),
         }
     }
+}
+
+/// A list whose reader has gone away ends quietly, as any other program's.
+fn end_with_the_reader() {
+    // SAFETY: the default action takes no handler that could be unsound.
+    let _ = unsafe { signal::signal(Signal::SIGPIPE, SigHandler::SigDfl) };
 }
 
 /// Why a verb failed, and with which exit status.
@@ -171,5 +187,6 @@ fn tell(failure: &Failure) {
 
 /// Prints an error to standard error.
 fn report(error: &(dyn Error + 'static)) {
-    eprintln!("ampoule: {}", chain(error));
+    // Nobody is left to tell where standard error is closed.
+    let _ = writeln!(io::stderr(), "ampoule: {}", chain(error));
 }

@@ -6,7 +6,9 @@ use std::process;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
 
 use super::channel::{Channel, ChannelError};
 use super::control::{Cause, MonitorConfig, MonitorEvent, MonitorRequest};
@@ -14,6 +16,9 @@ use crate::clock::{micros, now_us};
 use crate::report::chain;
 use crate::vmm::exit::Exit;
 use crate::vmm::machine::{Machine, MachineError, Running};
+
+/// Descriptors that a monitor may have open: 1,024 vsock connections and as much again.
+const DESCRIPTORS: u64 = 2048;
 
 /// Most of the console that is told, in bytes: the last lines say why a guest died.
 const CONSOLE_LIMIT: usize = 4096;
@@ -36,6 +41,10 @@ pub enum MonitorError {
 pub fn main() -> Result<(), MonitorError> {
     let entered_us = now_us();
     die_of_panics();
+    let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+    // A crash must not write the guest's memory to the host's disk.
+    let _ = prctl::set_dumpable(false);
+    raise_descriptor_limit();
     let control = Channel::from_stdin().map_err(MonitorError::NoKeeper)?;
     // The keeper reads its signals from a descriptor; a monitor is ended by them.
     SigSet::all().thread_unblock().map_err(|errno| MonitorError::Wait(errno.into()))?;
@@ -44,7 +53,8 @@ pub fn main() -> Result<(), MonitorError> {
         Ok(running) => running,
         Err(error) => {
             let message = chain(&error);
-            return Ok(control.send(&MonitorEvent::Failed { message })?);
+            tell(&control, &MonitorEvent::Failed { message });
+            return Ok(());
         }
     };
     serve(&control, &running, entered_us)?;
@@ -52,7 +62,13 @@ pub fn main() -> Result<(), MonitorError> {
     let console = running.console();
     let cause = cause(running.finish());
     let console = tail(&console.tail());
-    Ok(control.send(&MonitorEvent::Ended { cause, console })?)
+    tell(&control, &MonitorEvent::Ended { cause, console });
+    Ok(())
+}
+
+/// Tells the keeper, if there still is one.
+fn tell(control: &Channel, event: &MonitorEvent) {
+    let _ = control.send(event);
 }
 
 /// Answers the keeper until the machine or the keeper ends.
@@ -100,6 +116,14 @@ fn tail(console: &str) -> String {
     let cut = &console[from..];
     let line = if from == 0 { 0 } else { cut.find('\n').map_or(0, |at| at + 1) };
     cut[line..].to_owned()
+}
+
+/// Every vsock connection and disk is a descriptor; the usual soft limit is below what the guest is
+/// allowed.
+fn raise_descriptor_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(DESCRIPTORS), hard);
+    }
 }
 
 /// A thread that panics leaves a machine that nobody serves: the whole process goes, and its

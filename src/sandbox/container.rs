@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ampoule_protocol::message::{
     Create, Exec, ExitStatus, ProcessId, Request, Rootfs, RootfsSource, Stdio, UserName,
@@ -11,13 +12,17 @@ use nix::sys::signal::Signal;
 
 use super::error::SandboxError;
 use super::launch::IMAGE_DISK;
+use super::signals::{Patience, Signals};
 use super::spec::ContainerSpec;
 use super::streams::{Ends, Streams};
-use crate::agent::{Client, ClientError};
+use crate::agent::{Client, ClientError, EXCHANGE_TIME};
 use crate::terminal;
 
 /// Name of the container in its sandbox.
 pub const CONTAINER: &str = "main";
+
+/// How long a signal may take to be passed on: a guest that does not take it is not waited for.
+const SIGNAL_TIME: Duration = Duration::from_secs(5);
 
 /// A process that was started.
 #[derive(Debug)]
@@ -47,7 +52,7 @@ pub fn start(vsock: &Path, made: ContainerSpec, ends: &Ends) -> Result<Running, 
         user: made.user.map(|user| UserName { user }),
         stdio: stdio.clone(),
     }));
-    let mut wait = Client::open(vsock)?;
+    let mut wait = Client::open(vsock, EXCHANGE_TIME)?;
     wait.send(&create)?;
     // The agent takes streams before and after their request: no need to wait in between.
     let streams = Streams::attach(vsock, &stdio, ends)?;
@@ -61,7 +66,7 @@ pub fn exec(vsock: &Path, exec: Exec, ends: &Ends) -> Result<Running, SandboxErr
     let id = ProcessId { container: exec.container.clone(), process: exec.process.clone() };
     let terminal = exec.spec.terminal().unwrap_or(false);
     let stdio: Stdio = exec.stdio.clone();
-    let mut wait = Client::open(vsock)?;
+    let mut wait = Client::open(vsock, EXCHANGE_TIME)?;
     wait.send(&Request::Exec(Box::new(exec)))?;
     let streams = Streams::attach(vsock, &stdio, ends)?;
     wait.receive_created()?;
@@ -76,10 +81,23 @@ impl Running {
         vsock: &Path,
         streams: Streams,
     ) -> Result<Self, SandboxError> {
-        wait.send_wait(&id)?;
+        wait.send(&Request::Wait(id.clone()))?;
         // The program runs already: nobody waits for this second connection.
-        let side = Client::open(vsock)?;
+        let side = Client::open(vsock, SIGNAL_TIME)?;
         Ok(Self { id, has_terminal, wait, side, streams })
+    }
+
+    /// Passes the next signal on: whether the caller's patience has ended with it.
+    pub fn pass_next_on(
+        &mut self,
+        signals: &Signals,
+        patience: &mut Patience,
+    ) -> Result<bool, SandboxError> {
+        let signal = signals.next().map_err(SandboxError::host("cannot read a signal"))?;
+        let Some(signal) = signal else { return Ok(false) };
+        // A sandbox that can no longer be told is one whose end is under way.
+        let _ = self.pass_on(signal);
+        Ok(patience.is_over(signal, Instant::now()))
     }
 
     /// Takes the end that was waited for. Blocks: wait for [`Running::as_fd`] first.
@@ -88,7 +106,9 @@ impl Running {
     }
 
     /// Passes a signal on; a change of the terminal's size becomes just that.
-    pub fn pass_on(&mut self, signal: Signal) -> Result<(), ClientError> {
+    fn pass_on(&mut self, signal: Signal) -> Result<(), ClientError> {
+        // Unread, they would in time stop the agent from reading.
+        self.side.discard_replies();
         if signal == Signal::SIGWINCH {
             let Some((rows, columns)) = terminal::size().filter(|_| self.has_terminal) else {
                 return Ok(());

@@ -10,7 +10,7 @@ use super::container::{self, CONTAINER, Running};
 use super::error::SandboxError;
 use super::launch::wait;
 use super::registry::Registry;
-use super::signals::Signals;
+use super::signals::{Patience, Signals};
 use super::spec;
 use super::state::Status;
 use super::streams::{Ends, Streams};
@@ -69,12 +69,14 @@ pub fn run(registry: &Registry, wanted: &str, options: ExecOptions) -> Result<u8
 
 fn request(options: ExecOptions, ends: &Ends) -> Result<Exec, SandboxError> {
     let process = new_name().map_err(SandboxError::host("cannot name the process"))?;
-    let size = options.terminal.then(terminal::size);
+    // Nobody would read or type on a terminal of a process that is not waited for.
+    let with_terminal = options.terminal && !options.detach;
+    let size = with_terminal.then(terminal::size);
     let spec = spec::exec_process(options.command, options.env, options.workdir.as_deref(), size)?;
     let stdio = if options.detach {
         Default::default()
     } else {
-        Streams::names(&process, ends, options.terminal)
+        Streams::names(&process, ends, with_terminal)
     };
     Ok(Exec {
         container: CONTAINER.to_owned(),
@@ -93,8 +95,11 @@ fn new_name() -> io::Result<String> {
     Ok(format!("exec-{:016x}", u64::from_le_bytes(bytes)))
 }
 
+/// Waits for the process's end and for the last byte of its output. A caller that has asked often
+/// enough no longer waits: the process is its container's to end.
 fn keep(running: &mut Running, signals: &Signals) -> Result<u8, SandboxError> {
     let mut code = None;
+    let mut patience = Patience::default();
     loop {
         let waits_for = if code.is_none() { running.as_fd() } else { running.streams.as_fd() };
         let mut fds = [
@@ -108,9 +113,8 @@ fn keep(running: &mut Running, signals: &Signals) -> Result<u8, SandboxError> {
             }
             (Some(0), Some(code)) => return Ok(code),
             _ => {
-                let signal = signals.next().map_err(SandboxError::host("cannot read a signal"))?;
-                if let Some(signal) = signal {
-                    running.pass_on(signal)?;
+                if running.pass_next_on(signals, &mut patience)? {
+                    return Ok(code.unwrap_or(137));
                 }
             }
         }

@@ -5,14 +5,13 @@ use std::os::fd::AsFd;
 use ampoule_protocol::message::{Event, ExitStatus};
 use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::signal::Signal;
 
 use super::container::{self, Running};
 use super::error::SandboxError;
 use super::launch::{Sandbox, wait};
 use super::options::Options;
 use super::places::Places;
-use super::signals::{self, Signals};
+use super::signals::{self, Patience, Signals};
 use super::spec;
 use super::state::{State, Status};
 use super::streams::Ends;
@@ -21,10 +20,6 @@ use crate::agent::Ready;
 use crate::clock::now_us;
 use crate::image::Image;
 use crate::terminal::RawTerminal;
-
-/// So many requests to end, and a keeper no longer waits for its program to heed them (docker's
-/// number).
-const PATIENCE: u32 = 3;
 
 /// How a container ended.
 #[derive(Debug)]
@@ -68,7 +63,7 @@ pub fn run(
     // Everything up to the next wait is done while the guest boots.
     let made = spec::container(&sandbox.state.id, &image.config, options)?;
     let ends = ends(&sandbox.state)?;
-    let mut ready = sandbox.await_ready(&listener, &signals)?;
+    let mut ready = sandbox.await_ready(listener, &signals)?;
 
     let raw = enter_raw(options)?;
     let vsock = sandbox.kept().map(|kept| kept.folder.vsock()).unwrap_or_default();
@@ -129,7 +124,7 @@ fn keep(
     ready: &mut Ready,
     signals: &Signals,
 ) -> Result<ExitStatus, SandboxError> {
-    let mut asked = 0;
+    let mut patience = Patience::default();
     let mut events = true;
     loop {
         let mut fds = vec![
@@ -147,7 +142,7 @@ fn keep(
                 return Ok(exit);
             }
             Some(1) => {
-                if pass_on(running, signals, &mut asked)? {
+                if running.pass_next_on(signals, &mut patience)? {
                     return Ok(ExitStatus { code: 137, oom_killed: false });
                 }
             }
@@ -187,22 +182,4 @@ fn drain(sandbox: &Sandbox, running: &Running, signals: &Signals) -> Result<(), 
             _ => return Ok(()),
         }
     }
-}
-
-/// Whether the caller's patience has ended.
-fn pass_on(
-    running: &mut Running,
-    signals: &Signals,
-    asked: &mut u32,
-) -> Result<bool, SandboxError> {
-    let signal = signals.next().map_err(SandboxError::host("cannot read a signal"))?;
-    let Some(signal) = signal else {
-        return Ok(false);
-    };
-    if matches!(signal, Signal::SIGINT | Signal::SIGTERM) {
-        *asked += 1;
-    }
-    // A sandbox that can no longer be told is one whose end is under way.
-    let _ = running.pass_on(signal);
-    Ok(*asked >= PATIENCE)
 }

@@ -1,6 +1,7 @@
 //! Starts a sandbox: its folder, its monitor, and the wait for its agent.
 
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -20,9 +21,9 @@ use crate::monitor::control::{Cause, MonitorConfig, MonitorEvent, MonitorRequest
 use crate::monitor::spawn::Monitor;
 use crate::vmm::config::{DiskConfig, MachineConfig, SerialMode, VsockConfig};
 
-/// How long a guest may take to boot, in seconds. It bounds what a hung guest can hold up; a host
-/// with hardware virtualization needs less than one.
-const READY_SECONDS: u16 = 120;
+/// How long a guest may take to boot. It bounds what a hung guest can hold up; a host with hardware
+/// virtualization needs less than a second.
+const READY_TIME: Duration = Duration::from_secs(120);
 
 /// Serial number of the disk that holds the image.
 pub const IMAGE_DISK: &str = "image";
@@ -99,11 +100,12 @@ impl Sandbox {
     /// Waits until the agent is ready, the sandbox has died, or a signal asks for an end.
     pub fn await_ready(
         &mut self,
-        listener: &ReadyListener,
+        listener: ReadyListener,
         signals: &Signals,
     ) -> Result<Ready, SandboxError> {
+        let until = Instant::now() + READY_TIME;
         loop {
-            match self.wait_for_start(listener, signals)? {
+            match self.wait_for_start(&listener, signals, until)? {
                 Event::Monitor => {
                     if let Some(death) = self.death()? {
                         return Err(death);
@@ -131,18 +133,20 @@ impl Sandbox {
         &mut self,
         listener: &ReadyListener,
         signals: &Signals,
+        until: Instant,
     ) -> Result<Event, SandboxError> {
         let mut fds = [
             PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(listener.as_fd(), PollFlags::POLLIN),
         ];
-        let ready = wait(&mut fds, PollTimeout::from(READY_SECONDS.saturating_mul(1000)))?;
+        let left = until.saturating_duration_since(Instant::now());
+        let ready = wait(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))?;
         match ready {
             Some(0) => Ok(Event::Monitor),
             Some(1) => Ok(Event::Signal),
             Some(_) => Ok(Event::Ready),
-            None => Err(SandboxError::NotReady(READY_SECONDS.into())),
+            None => Err(SandboxError::NotReady(READY_TIME.as_secs())),
         }
     }
 

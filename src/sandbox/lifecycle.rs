@@ -1,5 +1,6 @@
 //! What other commands ask of a sandbox whose keeper is another process: stop, remove.
 
+use std::io;
 use std::time::Duration;
 
 use ampoule_protocol::message::{ProcessId, Request};
@@ -11,6 +12,9 @@ use super::process::Process;
 use super::registry::{Entry, Registry};
 use super::state::Status;
 use crate::agent::Client;
+
+/// How long each message to an agent may take: one that does not listen is not asked twice.
+const ASK_TIME: Duration = Duration::from_secs(5);
 
 /// How long a keeper may take to clear away after its container's end.
 const CLEAR_AWAY: Duration = Duration::from_secs(30);
@@ -32,8 +36,7 @@ pub fn stop(
     };
     // A sandbox that is still being started has no agent to ask: its keeper is asked to give up.
     if entry.state.status == Status::Created || !ask(&entry, signal) {
-        keeper
-            .signal(Signal::SIGTERM)
+        unless_ended(keeper.signal(Signal::SIGTERM))
             .map_err(SandboxError::host("cannot signal the container's keeper"))?;
     }
     if within(&keeper, grace)? {
@@ -62,10 +65,12 @@ fn kill(entry: &Entry, keeper: &Process) -> Result<(), SandboxError> {
     if ask(entry, Signal::SIGKILL) && within(keeper, Some(CLEAR_AWAY))? {
         return Ok(());
     }
-    // The monitor is a child that its keeper has not reaped: the pid is still the monitor's.
-    if let Some(monitor) = entry.state.monitor.filter(|_| entry.folder.is_kept()) {
-        Process::of(monitor)
-            .and_then(|monitor| monitor.signal(Signal::SIGKILL))
+    // A keeper reaps its monitor only when it ends itself: its lock is looked at after the handle
+    // is made.
+    if let Some(monitor) = entry.state.monitor.and_then(|pid| Process::of(pid).ok())
+        && entry.folder.is_kept()
+    {
+        unless_ended(monitor.signal(Signal::SIGKILL))
             .map_err(SandboxError::host("cannot kill the monitor"))?;
     }
     if within(keeper, Some(CLEAR_AWAY))? {
@@ -78,7 +83,16 @@ fn kill(entry: &Entry, keeper: &Process) -> Result<(), SandboxError> {
 fn ask(entry: &Entry, signal: Signal) -> bool {
     let id = ProcessId::init(CONTAINER);
     let request = Request::Kill { id, signal: signal as i32, all: false };
-    Client::open(&entry.folder.vsock()).is_ok_and(|mut agent| agent.call(&request).is_ok())
+    Client::open(&entry.folder.vsock(), ASK_TIME)
+        .is_ok_and(|mut agent| agent.call(&request).is_ok())
+}
+
+/// A process that has ended meanwhile needs no signal.
+fn unless_ended(sent: io::Result<()>) -> io::Result<()> {
+    match sent {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        other => other,
+    }
 }
 
 /// The process that keeps a sandbox; `None` where it has ended meanwhile.

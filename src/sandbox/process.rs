@@ -1,7 +1,7 @@
 //! Another process of the host, by a handle that cannot come to mean another one.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -47,6 +47,13 @@ impl Process {
                 other => return Ok(other? > 0),
             }
         }
+    }
+}
+
+impl AsFd for Process {
+    /// Readable when it has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

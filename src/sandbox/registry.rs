@@ -8,16 +8,16 @@
 //!
 //! A sandbox's keeper holds `lock` as long as it lives: a folder whose lock is free and whose state
 //! is not `exited` was left by a keeper that was killed, and is cleared away by [`Registry::sweep`].
-//! Folders are made and removed by their keepers under a shared lock of the `sandboxes` folder, and
-//! swept under an exclusive one, so that no half-made folder is taken for a left one.
+//! Folders are made under a shared lock of the `sandboxes` folder, and removed and swept under an
+//! exclusive one, so that no half-made folder is taken for a left one and no name changes hands
+//! unseen.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::places::Places;
@@ -57,6 +57,12 @@ pub enum RegistryError {
          shorter --state folder", .0.display()
     )]
     PathTooLong(PathBuf),
+    /// somebody else's state folder
+    #[error(
+        "the state folder {} belongs to another user or can be written by others: remove it, or \
+         choose another with --state", .0.display()
+    )]
+    NotOurs(PathBuf),
     /// a file or folder could not be worked with
     #[error("cannot {what} {}", path.display())]
     File {
@@ -112,10 +118,11 @@ impl Folder {
 
     /// Whether a keeper holds the folder.
     pub fn is_kept(&self) -> bool {
-        let Ok(lock) = File::open(self.lock()) else {
-            return false;
-        };
-        matches!(Flock::lock(lock, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
+        match File::open(self.lock()) {
+            // Whatever cannot be told from a keeper counts as one: what it keeps is not cleared.
+            Ok(lock) => Flock::lock(lock, FlockArg::LockSharedNonblock).is_err(),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
     }
 }
 
@@ -163,6 +170,7 @@ impl Registry {
                 .create(path)
                 .map_err(file("create", path))?;
         }
+        self.own()?;
         let id = new_id().map_err(RegistryError::Random)?;
         let short = &id[..12];
         let folder = Folder { path: all.join(short) };
@@ -190,13 +198,13 @@ impl Registry {
 
     /// Clears away a sandbox that this process keeps.
     pub fn remove(&self, kept: Kept) -> Result<(), RegistryError> {
-        let _removing = self.lock_all(FlockArg::LockShared)?;
+        let _removing = self.lock_all(FlockArg::LockExclusive)?;
         self.forget(&kept.folder, &kept.name, &kept.id)
     }
 
     /// Clears away the record of an ended sandbox.
     pub fn remove_entry(&self, entry: &Entry) -> Result<(), RegistryError> {
-        let _removing = self.lock_all(FlockArg::LockShared)?;
+        let _removing = self.lock_all(FlockArg::LockExclusive)?;
         self.forget(&entry.folder, &entry.state.name, &entry.state.id)
     }
 
@@ -244,10 +252,26 @@ impl Registry {
                     killed(state).write(&folder.state())?;
                     folder.remove_sockets();
                 }
-                Err(_) => remove_tree(&folder.path)?,
+                Err(error) if error.is_worthless() => remove_tree(&folder.path)?,
+                // Another version's, or one that could not be read now.
+                Err(_) => {}
             }
         }
         self.sweep_names()
+    }
+
+    /// Refuses a state folder that others could have prepared or can write to: what is read there
+    /// is acted on.
+    fn own(&self) -> Result<(), RegistryError> {
+        let all = self.places.sandboxes();
+        let metadata = match fs::metadata(&all) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(file("look at", &all))?,
+        };
+        if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
+            return Err(RegistryError::NotOurs(all));
+        }
+        Ok(())
     }
 
     fn entry(&self, folder: Folder) -> Result<Entry, StateError> {
@@ -258,6 +282,7 @@ impl Registry {
     }
 
     fn folders(&self) -> Result<Vec<Folder>, RegistryError> {
+        self.own()?;
         let all = self.places.sandboxes();
         let read = match fs::read_dir(&all) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -376,7 +401,7 @@ fn is_short_id(text: &str) -> bool {
 }
 
 /// docker's rule, with an end: the name becomes a file's name and the default host name's source.
-fn is_valid_name(name: &str) -> bool {
+pub fn is_valid_name(name: &str) -> bool {
     name.len() <= 128
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))

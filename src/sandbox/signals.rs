@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -49,7 +50,53 @@ impl AsFd for Signals {
     }
 }
 
+/// So many requests to end in a row, and a program that does not heed them is not waited for
+/// (docker's number).
+const REQUESTS: u32 = 3;
+
+/// Requests further apart than this are not in a row: a program may live with an interrupt now and
+/// then.
+const IN_A_ROW: Duration = Duration::from_secs(10);
+
+/// A caller's patience with a program that is deaf to requests to end.
+#[derive(Debug, Default)]
+pub struct Patience {
+    asked: u32,
+    last: Option<Instant>,
+}
+
+impl Patience {
+    /// Whether it is over with this signal.
+    pub fn is_over(&mut self, signal: Signal, now: Instant) -> bool {
+        if !matches!(signal, Signal::SIGINT | Signal::SIGTERM) {
+            return false;
+        }
+        let in_a_row = self.last.is_some_and(|last| now.duration_since(last) <= IN_A_ROW);
+        self.asked = if in_a_row { self.asked + 1 } else { 1 };
+        self.last = Some(now);
+        self.asked >= REQUESTS
+    }
+}
+
 /// Whether the signal asks a program to end.
 pub fn ends(signal: Signal) -> bool {
     matches!(signal, Signal::SIGHUP | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGTERM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_ends_with_three_requests_in_a_row() {
+        let mut patience = Patience::default();
+        let start = Instant::now();
+        let mut ask =
+            |signal, seconds| patience.is_over(signal, start + Duration::from_secs(seconds));
+        assert!(!ask(Signal::SIGINT, 0));
+        assert!(!ask(Signal::SIGINT, 20));
+        assert!(!ask(Signal::SIGTERM, 25));
+        assert!(!ask(Signal::SIGUSR1, 26));
+        assert!(ask(Signal::SIGINT, 30));
+    }
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::registry::is_valid_name;
+
 /// Version of the state file; another one is refused.
 const VERSION: u32 = 1;
 
@@ -36,6 +38,14 @@ pub enum StateError {
         #[source]
         source: serde_json::Error,
     },
+    /// it names what no sandbox has
+    #[error("the sandbox's state {} is damaged: its {what} is not valid", path.display())]
+    Contents {
+        /// the state file
+        path: PathBuf,
+        /// which field
+        what: &'static str,
+    },
     /// it was written by another ampoule
     #[error("the sandbox's state {} has version {version}, this ampoule reads {VERSION}", path.display())]
     Version {
@@ -44,6 +54,17 @@ pub enum StateError {
         /// its version
         version: u32,
     },
+}
+
+impl StateError {
+    /// Whether there is no state, nor will there be: a keeper was killed before it was written.
+    pub fn is_worthless(&self) -> bool {
+        match self {
+            Self::File { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Malformed { .. } | Self::Contents { .. } => true,
+            Self::Version { .. } => false,
+        }
+    }
 }
 
 /// Where a container is in its life.
@@ -131,7 +152,27 @@ impl State {
         if state.version != VERSION {
             return Err(StateError::Version { path: path.to_owned(), version: state.version });
         }
-        Ok(state)
+        match state.invalid(path) {
+            Some(what) => Err(StateError::Contents { path: path.to_owned(), what }),
+            None => Ok(state),
+        }
+    }
+
+    /// What others act on is looked at once, here: ids and names become paths, pids get signals.
+    fn invalid(&self, path: &Path) -> Option<&'static str> {
+        let folder = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        let is_id = self.id.len() == 64 && self.id.bytes().all(|b| b.is_ascii_hexdigit());
+        if !is_id || folder.is_none_or(|folder| folder.len() != 12 || !self.id.starts_with(folder))
+        {
+            return Some("id");
+        }
+        if !is_valid_name(&self.name) {
+            return Some("name");
+        }
+        if self.keeper <= 1 || self.monitor.is_some_and(|pid| pid <= 1) {
+            return Some("pid");
+        }
+        None
     }
 
     /// Writes the state file at `path`; a reader sees the old one or the new one, whole.
@@ -156,25 +197,54 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    #[test]
-    fn what_is_written_is_read() {
+    /// The state file of a sandbox, in a folder that its id names.
+    fn file() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state.json");
-        let mut state = State::new("a".repeat(64), "n".into(), "i".into(), vec!["sh".into()]);
-        state.exit_code = Some(3);
-        state.write(&path).unwrap();
-        assert_eq!(State::read(&path).unwrap(), state);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let folder = dir.path().join("a".repeat(12));
+        fs::create_dir(&folder).unwrap();
+        (dir, folder.join("state.json"))
+    }
+
+    fn state() -> State {
+        State::new("a".repeat(64), "n".into(), "i".into(), vec!["sh".into()])
     }
 
     #[test]
-    fn another_version_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state.json");
-        let mut state = State::new("a".repeat(64), "n".into(), "i".into(), vec![]);
+    fn what_is_written_is_read() {
+        let (_dir, path) = file();
+        let mut state = state();
+        state.exit_code = Some(3);
+        state.write(&path).unwrap();
+        assert_eq!(State::read(&path).unwrap(), state);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn another_version_is_refused_and_kept() {
+        let (_dir, path) = file();
+        let mut state = state();
         state.version = VERSION + 1;
         state.write(&path).unwrap();
-        assert!(matches!(State::read(&path), Err(StateError::Version { .. })));
+        let error = State::read(&path).unwrap_err();
+        assert!(matches!(error, StateError::Version { .. }) && !error.is_worthless());
+    }
+
+    #[test]
+    fn what_would_become_a_path_or_get_a_signal_is_checked() {
+        let (_dir, path) = file();
+        let spoiled: [fn(&mut State); 5] = [
+            |state| state.id = "../../../../x".into(),
+            |state| state.id = "b".repeat(64),
+            |state| state.name = "../x".into(),
+            |state| state.keeper = -1,
+            |state| state.monitor = Some(1),
+        ];
+        for spoil in spoiled {
+            let mut state = state();
+            spoil(&mut state);
+            state.write(&path).unwrap();
+            assert!(matches!(State::read(&path), Err(StateError::Contents { .. })));
+        }
     }
 
     proptest! {

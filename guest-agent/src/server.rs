@@ -35,7 +35,10 @@ pub fn serve(agent: &'static Agent, listener: &Listener) -> io::Error {
             CONNECTIONS.fetch_sub(1, Ordering::Relaxed);
         });
         if let Err(e) = started {
-            return e;
+            // The containers may have taken all the tasks there are: the host sees a closed
+            // connection, the sandbox goes on.
+            CONNECTIONS.fetch_sub(1, Ordering::Relaxed);
+            log::line(&format!("no thread for a connection: {e}"));
         }
     }
 }

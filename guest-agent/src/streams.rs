@@ -11,6 +11,7 @@ use ampoule_protocol::frame;
 use ampoule_protocol::message::StreamHello;
 
 use crate::error::{Error, Result};
+use crate::log;
 use crate::thread;
 use crate::transport::{Connection, Listener};
 
@@ -159,7 +160,7 @@ impl Streams {
                 Ok(connection) => {
                     // The hello is on its way or here, but a slow one must not hold up the others.
                     if let Err(e) = thread::spawn("stream", move || self.greet(connection)) {
-                        return e;
+                        log::line(&format!("no thread for a stream: {e}"));
                     }
                 }
                 Err(e) => return e,

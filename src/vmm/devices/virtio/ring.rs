@@ -17,6 +17,9 @@ use super::buffers::{Buffers, ChainError, Direction};
 /// another CPU can refill its ring for ever.
 pub const BATCH: usize = 1024;
 
+/// Bytes after which it is the others' turn too: chains may name the same memory many times over.
+const BATCH_BYTES: usize = 64 << 20;
+
 /// A ring that cannot be worked on any further. The driver has broken it: the rings' addresses
 /// were checked when the device was activated, so no honest driver meets any of these.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +62,7 @@ pub enum Drained {
     Empty,
     /// A chain has to wait for the device's backend.
     Blocked,
-    /// [`BATCH`] chains are done, and there may be more: come back without a notification.
+    /// [`BATCH`] chains or [`BATCH_BYTES`] are done, and there may be more: come back without a notification.
     More,
 }
 
@@ -189,12 +192,16 @@ impl Ring {
         interrupt: &Interrupt,
         mut handle: impl FnMut(Result<&mut Buffers, ChainError>) -> Handled,
     ) -> Result<Drained, RingError> {
-        let mut left = BATCH;
+        let (mut left, mut bytes) = (BATCH, BATCH_BYTES);
         let drained = 'rings: loop {
             self.disable_notification()?;
             while let Some(chain) = self.pop()? {
                 let head = chain.head_index();
                 let loaded = buffers.load(chain, direction);
+                if loaded.is_ok() {
+                    let size = buffers.readable.len().saturating_add(buffers.writable.len());
+                    bytes = bytes.saturating_sub(size);
+                }
                 match handle(loaded.map(|()| &mut *buffers)) {
                     Handled::Used(len) => self.push_used(head, len)?,
                     Handled::Later => {
@@ -203,7 +210,7 @@ impl Ring {
                     }
                 }
                 left -= 1;
-                if left == 0 {
+                if left == 0 || bytes == 0 {
                     break 'rings Drained::More;
                 }
                 // The ring must not be lapped by entries that the driver cannot see.

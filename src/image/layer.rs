@@ -109,7 +109,7 @@ impl<'a> Layer<'a> {
             self.budget.entry()?;
             self.entry(&entry, stream)?;
             for content in self.tree.take_removed() {
-                self.data.discard(&content)?;
+                self.data.discard(&content, self.budget)?;
             }
         }
         Ok(())
@@ -213,7 +213,7 @@ impl<'a> Layer<'a> {
         let xattrs = xattrs(entry).map_err(|error| refuse(entry, error))?;
         let mut file = self.data.begin(entry.size, xattrs.len(), self.budget)?;
         for extent in &entry.extents {
-            file.hole_to(extent.offset)?;
+            file.hole_to(extent.offset, self.budget)?;
             let mut left = extent.length;
             while left > 0 {
                 let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
@@ -225,12 +225,11 @@ impl<'a> Layer<'a> {
                     return Err(TarError::Truncated { position: stream.position() }.into());
                 };
                 self.budget.unpacked(chunk.len() as u64)?;
-                self.budget.stored(chunk.len() as u64)?;
-                file.write(chunk)?;
+                file.write(chunk, self.budget)?;
                 left -= chunk.len() as u64;
             }
         }
-        Ok(file.finish()?)
+        Ok(file.finish(self.budget)?)
     }
 
     /// Another name for a file of this layer or one below. The target's last part is not followed:

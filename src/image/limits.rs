@@ -22,6 +22,8 @@ pub struct Limits {
     pub json_bytes: u64,
     /// Images in one archive.
     pub images: u64,
+    /// Names that an archive gives one image.
+    pub names: u64,
     /// Layers of one image.
     pub layers: u64,
     /// Entries of all layers of one image.
@@ -30,7 +32,8 @@ pub struct Limits {
     pub metadata_bytes: u64,
     /// Directory look-ups, and entries visited by whiteouts.
     pub steps: u64,
-    /// Bytes that come out of decompression, layers and archive together.
+    /// Bytes read from layers' files and bytes that come out of decompression, layers and archive
+    /// together.
     pub unpacked_bytes: u64,
     /// Size of the flattened image with the holes of its sparse files, in bytes.
     pub image_bytes: u64,
@@ -44,6 +47,7 @@ impl Default for Limits {
             archive_files: 100_000,
             json_bytes: 4 << 20,
             images: 256,
+            names: 1_000,
             layers: 1_000,
             entries: 4_000_000,
             metadata_bytes: 1 << 30,
@@ -67,10 +71,7 @@ pub enum LimitError {
         limit: u64,
     },
     /// the file system is full but for the reserve, or would be
-    #[error(
-        "the file system of the image store is full: free some space, or remove images with \
-         `ampoule image rm`"
-    )]
+    #[error("no space is left on the device")]
     Disk,
 }
 
@@ -90,7 +91,10 @@ pub struct Budget {
     directory: PathBuf,
     archive_files: u64,
     entries: u64,
-    metadata_bytes: u64,
+    /// Held for the whole of the load.
+    archive_bytes: u64,
+    /// Held for the tree of one image.
+    tree_bytes: u64,
     steps: u64,
     unpacked_bytes: u64,
     /// Bytes that may be stored before the file system is asked again.
@@ -109,7 +113,8 @@ impl Budget {
             directory: directory.to_owned(),
             archive_files: 0,
             entries: 0,
-            metadata_bytes: 0,
+            archive_bytes: 0,
+            tree_bytes: 0,
             steps: 0,
             unpacked_bytes: 0,
             granted_bytes: 0,
@@ -125,12 +130,19 @@ impl Budget {
     /// Starts another image: what was counted for the tree of the one before is given back.
     pub fn next_image(&mut self) {
         self.entries = 0;
-        self.metadata_bytes = 0;
+        self.tree_bytes = 0;
     }
 
-    /// One more file in the archive.
-    pub fn archive_file(&mut self) -> Result<(), LimitError> {
-        charge(&mut self.archive_files, 1, self.limits.archive_files, "files in the archive")
+    /// One more file in the archive, of whose names `bytes` are kept.
+    pub fn archive_file(&mut self, bytes: usize) -> Result<(), LimitError> {
+        charge(&mut self.archive_files, 1, self.limits.archive_files, "files in the archive")?;
+        self.document(bytes)
+    }
+
+    /// `bytes` more of the archive's names and documents in memory.
+    pub fn document(&mut self, bytes: usize) -> Result<(), LimitError> {
+        self.archive_bytes = self.archive_bytes.saturating_add(bytes as u64);
+        self.memory()
     }
 
     /// One more entry of a layer.
@@ -138,10 +150,15 @@ impl Budget {
         charge(&mut self.entries, 1, self.limits.entries, "entries in the layers")
     }
 
-    /// `bytes` more of names, link targets or attributes in memory.
+    /// `bytes` more of names, link targets or attributes of the tree in memory.
     pub fn metadata(&mut self, bytes: usize) -> Result<(), LimitError> {
-        let what = "bytes of names and attributes";
-        charge(&mut self.metadata_bytes, bytes as u64, self.limits.metadata_bytes, what)
+        self.tree_bytes = self.tree_bytes.saturating_add(bytes as u64);
+        self.memory()
+    }
+
+    fn memory(&self) -> Result<(), LimitError> {
+        let held = self.archive_bytes.saturating_add(self.tree_bytes);
+        check(held, self.limits.metadata_bytes, "bytes of names, attributes and documents")
     }
 
     /// `steps` more look-ups in directories.
@@ -163,6 +180,11 @@ impl Budget {
     /// An image has `layers` layers.
     pub fn layers(&self, layers: usize) -> Result<(), LimitError> {
         check(layers as u64, self.limits.layers, "layers in one image")
+    }
+
+    /// An image has `names` names.
+    pub fn names(&self, names: usize) -> Result<(), LimitError> {
+        check(names as u64, self.limits.names, "names for one image")
     }
 
     /// An archive has `images` images.
@@ -212,6 +234,17 @@ mod tests {
         assert_eq!(budget.entry(), Err(refused));
         budget.next_image();
         budget.entry().unwrap();
+    }
+
+    #[test]
+    fn what_the_archive_holds_stays_counted_from_image_to_image() {
+        let limits = Limits { metadata_bytes: 10, ..Limits::default() };
+        let mut budget = Budget::new(limits, Path::new("/"));
+        budget.archive_file(6).unwrap();
+        budget.metadata(4).unwrap();
+        budget.next_image();
+        budget.metadata(4).unwrap();
+        budget.metadata(1).unwrap_err();
     }
 
     #[test]

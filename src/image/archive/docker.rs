@@ -19,7 +19,7 @@ struct Item {
     layers: Option<Vec<String>>,
 }
 
-fn items(archive: &Archive, budget: &Budget) -> Result<Option<Vec<Item>>, ArchiveError> {
+fn items(archive: &Archive, budget: &mut Budget) -> Result<Option<Vec<Item>>, ArchiveError> {
     let Some(bytes) = archive.small(MANIFEST, budget)? else {
         return Ok(None);
     };
@@ -30,7 +30,7 @@ fn items(archive: &Archive, budget: &Budget) -> Result<Option<Vec<Item>>, Archiv
 /// The images that `manifest.json` names; none without it.
 pub fn images(
     archive: &Archive,
-    budget: &Budget,
+    budget: &mut Budget,
 ) -> Result<Option<Vec<ImageSource>>, ArchiveError> {
     let Some(items) = items(archive, budget)? else {
         return Ok(None);
@@ -43,14 +43,14 @@ pub fn images(
 pub fn tags(
     archive: &Archive,
     config: Digest,
-    budget: &Budget,
+    budget: &mut Budget,
 ) -> Result<Vec<String>, ArchiveError> {
     let items = items(archive, budget)?.unwrap_or_default();
     let same = items.into_iter().filter(|item| named_digest(&item.config) == Some(config));
     Ok(same.flat_map(|item| item.repo_tags.unwrap_or_default()).collect())
 }
 
-fn image(archive: &Archive, item: Item, budget: &Budget) -> Result<ImageSource, ArchiveError> {
+fn image(archive: &Archive, item: Item, budget: &mut Budget) -> Result<ImageSource, ArchiveError> {
     let layers = item.layers.unwrap_or_default();
     budget.layers(layers.len())?;
     let config =
@@ -65,12 +65,9 @@ fn image(archive: &Archive, item: Item, budget: &Budget) -> Result<ImageSource, 
         let digest = name.strip_prefix("blobs/sha256/").and_then(Digest::from_hex);
         LayerSource { name, digest, size: None }
     });
-    Ok(ImageSource {
-        names: item.repo_tags.unwrap_or_default(),
-        config,
-        manifest: None,
-        layers: layers.collect(),
-    })
+    let names = item.repo_tags.unwrap_or_default();
+    budget.names(names.len())?;
+    Ok(ImageSource { names, config, manifest: None, layers: layers.collect() })
 }
 
 /// The digest that a configuration's name states: `HEX.json`, `blobs/sha256/HEX`, `sha256:HEX`.

@@ -195,7 +195,6 @@ impl Archive {
         let mut stream = TarStream::new(reader);
         let mut index = HashMap::new();
         while let Some(entry) = stream.next(budget)? {
-            budget.archive_file()?;
             let name = join(&entry.path).ok_or_else(|| ArchiveError::Name(entry.display()))?;
             let place = match entry.kind {
                 // Nobody puts blobs into sparse files.
@@ -213,9 +212,13 @@ impl Archive {
                     let target = join(&entry.link);
                     Place::Link(target.ok_or_else(|| ArchiveError::Name(entry.display()))?)
                 }
-                _ => continue,
+                _ => {
+                    budget.archive_file(0)?;
+                    continue;
+                }
             };
-            budget.metadata(name.len() + size_of::<Place>())?;
+            let target = if let Place::Link(target) = &place { target.len() } else { 0 };
+            budget.archive_file(name.len() + target + size_of::<(String, Place)>())?;
             index.insert(name, place);
         }
         let cut = (!stream.end_marked()).then_some(stream.position());
@@ -249,7 +252,7 @@ impl Archive {
     }
 
     /// The whole of a small file, if there is one.
-    fn small(&self, name: &str, budget: &Budget) -> Result<Option<Vec<u8>>, ArchiveError> {
+    fn small(&self, name: &str, budget: &mut Budget) -> Result<Option<Vec<u8>>, ArchiveError> {
         let Some(mut blob) = self.open(name)? else {
             return Ok(None);
         };
@@ -257,6 +260,7 @@ impl Archive {
         if blob.length() > limit {
             return Err(ArchiveError::Large { name: name.to_owned(), limit });
         }
+        budget.document(usize::try_from(blob.length()).unwrap_or(usize::MAX))?;
         let mut bytes = Vec::new();
         let cut = |source| ArchiveError::File { name: name.to_owned(), source };
         blob.read_to_end(&mut bytes).map_err(cut)?;
@@ -276,7 +280,7 @@ impl Archive {
     ///
     /// Where the archive follows both layouts (`docker save` since version 25) that of OCI is
     /// read, as it states the digests of all its files.
-    pub fn images(&self, budget: &Budget) -> Result<Vec<ImageSource>, ArchiveError> {
+    pub fn images(&self, budget: &mut Budget) -> Result<Vec<ImageSource>, ArchiveError> {
         if let Some(images) = oci::images(self, budget)? {
             return Ok(images);
         }

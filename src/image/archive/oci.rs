@@ -22,7 +22,7 @@ const DOCKER_REFERENCE: &str = "vnd.docker.reference.type";
 /// The images that `index.json` names; none without it.
 pub fn images(
     archive: &Archive,
-    budget: &Budget,
+    budget: &mut Budget,
 ) -> Result<Option<Vec<ImageSource>>, ArchiveError> {
     let Some(bytes) = archive.small(INDEX, budget)? else {
         return Ok(None);
@@ -47,6 +47,7 @@ pub fn images(
         if image.names.is_empty() {
             image.names = docker::tags(archive, Digest::of(&image.config), budget)?;
         }
+        budget.names(image.names.len())?;
         known.insert(descriptor.digest().to_string(), images.len());
         images.push(image);
     }
@@ -85,7 +86,7 @@ fn is_index(descriptor: &Descriptor) -> bool {
 fn find_manifest(
     archive: &Archive,
     descriptor: &Descriptor,
-    budget: &Budget,
+    budget: &mut Budget,
 ) -> Result<(String, Vec<u8>), ArchiveError> {
     let mut descriptor = descriptor.clone();
     for _ in 0..MAX_DEPTH {
@@ -118,7 +119,7 @@ fn fits(descriptor: &Descriptor) -> bool {
 fn document(
     archive: &Archive,
     descriptor: &Descriptor,
-    budget: &Budget,
+    budget: &mut Budget,
 ) -> Result<(String, Vec<u8>), ArchiveError> {
     let (name, expected) = blob_name(INDEX, descriptor)?;
     let bytes = archive.small(&name, budget)?.ok_or_else(|| archive.missing(&name))?;
@@ -146,7 +147,7 @@ fn image(
     archive: &Archive,
     name: &str,
     bytes: Vec<u8>,
-    budget: &Budget,
+    budget: &mut Budget,
 ) -> Result<ImageSource, ArchiveError> {
     let manifest: ImageManifest = json(name, &bytes)?;
     budget.layers(manifest.layers().len())?;

@@ -76,7 +76,7 @@ impl DataWriter {
     }
 
     /// Gives the blocks of a file that a later layer has taken away back to the file system.
-    pub fn discard(&mut self, content: &Content) -> Result<(), WriteError> {
+    pub fn discard(&mut self, content: &Content, budget: &mut Budget) -> Result<(), WriteError> {
         if content.blocks == 0 {
             return Ok(());
         }
@@ -90,12 +90,14 @@ impl DataWriter {
         match fallocate(self.image.get_ref(), flags, offset, length) {
             Ok(()) => Ok(()),
             // The bytes of the image must not depend on what the file system can do.
-            Err(nix::Error::EOPNOTSUPP) => self.overwrite(content),
+            Err(nix::Error::EOPNOTSUPP) => self.overwrite(content, budget),
             Err(error) => Err(io::Error::from(error).into()),
         }
     }
 
-    fn overwrite(&mut self, content: &Content) -> Result<(), WriteError> {
+    fn overwrite(&mut self, content: &Content, budget: &mut Budget) -> Result<(), WriteError> {
+        // Its holes take room now.
+        budget.stored(u64::from(content.blocks) * BLOCK)?;
         let end = self.image.stream_position()?;
         self.image.seek(SeekFrom::Start(u64::from(content.start) * BLOCK))?;
         for _ in 0..content.blocks {
@@ -118,11 +120,12 @@ pub struct FileWriter<'a> {
 
 impl FileWriter<'_> {
     /// Takes the next bytes; what is beyond the file's size is an error.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+    pub fn write(&mut self, bytes: &[u8], budget: &mut Budget) -> Result<(), WriteError> {
         let length = bytes.len() as u64;
         if length > self.content.size - self.position {
             return Err(io::Error::from(io::ErrorKind::InvalidInput).into());
         }
+        budget.stored(length)?;
         let to_blocks = self.in_blocks.saturating_sub(self.position);
         let to_blocks = usize::try_from(to_blocks).unwrap_or(usize::MAX).min(bytes.len());
         let (blocks, tail) = bytes.split_at(to_blocks);
@@ -133,7 +136,7 @@ impl FileWriter<'_> {
     }
 
     /// Fills with zeroes up to `offset`, which is not beyond the file's size.
-    pub fn hole_to(&mut self, offset: u64) -> Result<(), WriteError> {
+    pub fn hole_to(&mut self, offset: u64, budget: &mut Budget) -> Result<(), WriteError> {
         let in_blocks = self.in_blocks.min(offset).saturating_sub(self.position);
         if in_blocks >= SEEK_BYTES {
             let forward = i64::try_from(in_blocks).map_err(io::Error::other)?;
@@ -142,14 +145,14 @@ impl FileWriter<'_> {
         }
         while self.position < offset {
             let left = usize::try_from(offset - self.position).unwrap_or(usize::MAX);
-            self.write(ZEROES.get(..left).unwrap_or(&ZEROES))?;
+            self.write(ZEROES.get(..left).unwrap_or(&ZEROES), budget)?;
         }
         Ok(())
     }
 
     /// Ends the file; what was not written of it is a hole.
-    pub fn finish(mut self) -> Result<Content, WriteError> {
-        self.hole_to(self.content.size)?;
+    pub fn finish(mut self, budget: &mut Budget) -> Result<Content, WriteError> {
+        self.hole_to(self.content.size, budget)?;
         let padding = self.in_blocks.next_multiple_of(BLOCK) - self.in_blocks;
         let padding = usize::try_from(padding).unwrap_or(0);
         self.writer.image.write_all(ZEROES.get(..padding).unwrap_or_default())?;

@@ -64,9 +64,9 @@ fn holes_take_no_room_on_disk() {
     let mut data = DataWriter::new(image, tails).unwrap();
     let size = 1 << 30;
     let mut file = data.begin(size + 5, 0, &budget).unwrap();
-    file.hole_to(1 << 20).unwrap();
-    file.write(b"data").unwrap();
-    let content = file.finish().unwrap();
+    file.hole_to(1 << 20, &mut budget).unwrap();
+    file.write(b"data", &mut budget).unwrap();
+    let content = file.finish(&mut budget).unwrap();
     assert_eq!((content.size, content.tail), (size + 5, Some(0)));
     data.finish(&Tree::default(), [0; 16], &mut budget).unwrap();
     let metadata = std::fs::metadata(&path).unwrap();
@@ -78,9 +78,9 @@ fn holes_take_no_room_on_disk() {
 fn more_than_was_announced_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let temporary = || tempfile::tempfile_in(folder.path()).unwrap();
-    let budget = Budget::new(Limits::default(), folder.path());
+    let mut budget = Budget::new(Limits::default(), folder.path());
     let mut data = DataWriter::new(temporary(), temporary()).unwrap();
-    assert!(data.begin(3, 0, &budget).unwrap().write(b"four").is_err());
+    assert!(data.begin(3, 0, &budget).unwrap().write(b"four", &mut budget).is_err());
     let limit = LimitError::Exceeded { what: "bytes in the flattened image", limit: 8 << 40 };
     let error = data.begin(u64::MAX, 0, &budget).unwrap_err();
     assert!(matches!(error, WriteError::Limit(found) if found == limit));

@@ -277,7 +277,7 @@ fn each_bound_ends_a_layer() {
         (Limits { steps: 5, ..defaults.clone() }, "5 directory look-ups"),
         (Limits { unpacked_bytes: 9000, ..defaults.clone() }, "9000 bytes after decompression"),
         (Limits { image_bytes: 40_000, ..defaults.clone() }, "40000 bytes in the flattened image"),
-        (Limits { reserve_bytes: u64::MAX, ..defaults }, "file system of the image store is full"),
+        (Limits { reserve_bytes: u64::MAX, ..defaults }, "no space is left on the device"),
     ] {
         let error = flatten_within(&[files()], limits).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
@@ -352,4 +352,16 @@ proptest! {
         }
         let _ = flatten(&[layer]);
     }
+}
+
+#[test]
+fn the_parts_of_symbolic_links_are_counted_as_steps() {
+    // Each whiteout leads through 39 links of two thousand parts to nowhere.
+    let links = (0..39)
+        .map(|at| Item::symlink(&format!("l{at}"), &format!("l{}{}", at + 1, "/.".repeat(2000))));
+    let whiteouts = (0..100).map(|_| Item::new(b'0', "l0/.wh.x"));
+    let layer = archive(links.chain(whiteouts));
+    let limits = Limits { steps: 1_000_000, ..Limits::default() };
+    let error = flatten_within(&[layer], limits).unwrap_err();
+    assert!(error.to_string().contains("directory look-ups"), "{error}");
 }

@@ -47,8 +47,15 @@ pub enum StoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// the file system of the store is full
-    #[error(transparent)]
-    Full(LimitError),
+    #[error(
+        "there is no room for {}: free some space in its file system, or remove images with \
+         `ampoule image rm`",
+        path.display()
+    )]
+    Full {
+        /// the store, or the file of it that was written
+        path: PathBuf,
+    },
     /// the file system said no
     #[error("{what} {} failed", path.display())]
     Io {
@@ -66,7 +73,7 @@ impl StoreError {
     /// Makes an [`io::Error`] an error of the store.
     pub(super) fn io(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
         move |source| match LimitError::of_write(&source) {
-            Some(full) => Self::Full(full),
+            Some(_) => Self::Full { path: path.to_owned() },
             None => Self::Io { what, path: path.to_owned(), source },
         }
     }

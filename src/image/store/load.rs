@@ -1,6 +1,6 @@
 //! Takes images from archives.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, DirBuilder, File};
 use std::io::Read;
 use std::os::unix::fs::DirBuilderExt;
@@ -12,7 +12,7 @@ use super::super::archive::{ARCHITECTURE, Archive, ArchiveError, ImageSource};
 use super::super::digest::{Digest, DigestError};
 use super::super::erofs::WriteError;
 use super::super::layer::LayerError;
-use super::super::limits::Budget;
+use super::super::limits::{Budget, LimitError};
 use super::super::reference::{Reference, ReferenceError};
 use super::references::References;
 use super::staging::Staging;
@@ -78,6 +78,22 @@ pub enum LoadError {
     Store(#[from] StoreError),
 }
 
+impl LoadError {
+    /// Whether the file system of the store is full.
+    fn is_full(&self) -> bool {
+        let (Self::Archive(ArchiveError::Limit(limit))
+        | Self::Write(WriteError::Limit(limit))
+        | Self::Layer {
+            source: LayerError::Limit(limit) | LayerError::Write(WriteError::Limit(limit)),
+            ..
+        }) = self
+        else {
+            return matches!(self, Self::Store(StoreError::Full { .. }));
+        };
+        *limit == LimitError::Disk
+    }
+}
+
 /// An image of an archive, checked as far as it can be without its layers.
 struct Planned {
     id: Digest,
@@ -104,6 +120,14 @@ impl Store {
     /// if the store cannot be written.
     pub fn load(
         &self,
+        reader: impl Read,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Loaded>, LoadError> {
+        self.load_stream(reader, progress).map_err(|error| self.name_if_full(error))
+    }
+
+    fn load_stream(
+        &self,
         mut reader: impl Read,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<Loaded>, LoadError> {
@@ -126,6 +150,19 @@ impl Store {
         path: &Path,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<Loaded>, LoadError> {
+        self.load_from(path, progress).map_err(|error| self.name_if_full(error))
+    }
+
+    /// A load that ran out of disk says of which store.
+    fn name_if_full(&self, error: LoadError) -> LoadError {
+        if error.is_full() { StoreError::Full { path: self.root.clone() }.into() } else { error }
+    }
+
+    fn load_from(
+        &self,
+        path: &Path,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Loaded>, LoadError> {
         let failed = |what| StoreError::io(what, path);
         let file = File::open(path).map_err(failed("opening"))?;
         let staging = self.stage()?;
@@ -139,7 +176,7 @@ impl Store {
             Some(archive) => self.load_archive(&archive, &staging, budget, progress),
             None => {
                 drop(staging);
-                self.load(again, progress)
+                self.load_stream(again, progress)
             }
         }
     }
@@ -161,7 +198,7 @@ impl Store {
         mut budget: Budget,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<Loaded>, LoadError> {
-        let sources = archive.images(&budget)?;
+        let sources = archive.images(&mut budget)?;
         let planned = sources.into_iter().map(plan).collect::<Result<Vec<_>, _>>()?;
         let mut ready: HashMap<Digest, Ready> = HashMap::new();
         for image in &planned {
@@ -261,10 +298,10 @@ fn plan(source: ImageSource) -> Result<Planned, LoadError> {
     }
     let diff_ids = diff_ids.iter().map(|digest| digest.parse().map_err(LoadError::DiffId));
     let diff_ids = diff_ids.collect::<Result<_, _>>()?;
-    let mut names = Vec::new();
+    let (mut names, mut known) = (Vec::new(), BTreeSet::new());
     for name in &source.names {
         let name: Reference = name.parse()?;
-        if !names.contains(&name) {
+        if known.insert(name.clone()) {
             names.push(name);
         }
     }

@@ -476,7 +476,16 @@ fn a_bomb_ends_at_its_bound() {
     assert!(lab.refuse(&parts.tar()).contains("more than 4194304 bytes after decompression"));
     let limits = Limits { reserve_bytes: u64::MAX, ..Limits::default() };
     lab.store = lab.store.clone().with_limits(limits);
-    assert!(lab.refuse(&parts.tar()).contains("ampoule image rm"), "a full disk says what to do");
+    let text = lab.refuse(&parts.tar());
+    let root = lab.folder.path().join("store");
+    assert!(text.contains("ampoule image rm") && text.contains(root.to_str().unwrap()), "{text}");
+}
+
+#[test]
+fn names_without_end_are_refused() {
+    let names: Vec<_> = (0..2000).map(|n| format!("box:{n}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    assert!(lab().refuse(&classic(&names).tar()).contains("more than 1000 names"));
 }
 
 #[test]

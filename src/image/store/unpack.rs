@@ -84,6 +84,8 @@ impl Unpacker<'_> {
     ) -> Result<(), LoadError> {
         let blob = self.open(layer)?;
         let size = blob.length();
+        // A file may be the layer of many images, and hold what decompresses to nothing.
+        self.budget.unpacked(size).map_err(ArchiveError::from)?;
         let mut bytes = 0;
         let progress = &mut *self.progress;
         let metered = Metered {

@@ -151,15 +151,15 @@ impl<R: Skip> TarStream<R> {
     pub fn next(&mut self, budget: &mut Budget) -> Result<Option<Entry>, TarError> {
         let mut extended = Extended::default();
         loop {
-            self.skip(self.data + self.padding)?;
+            self.skip(self.data.saturating_add(self.padding))?;
             (self.data, self.padding) = (0, 0);
-            let Some(header) = self.header()? else {
+            let Some(header) = self.header(budget)? else {
                 return Ok(None);
             };
             let size = number(&header.as_old().size).and_then(|size| u64::try_from(size).ok());
             let flag = header.as_old().linkflag[0];
             let special = match (flag, size) {
-                (b'x' | b'g' | b'L' | b'K', Some(size)) => self.special(size)?,
+                (b'x' | b'g' | b'L' | b'K', Some(size)) => self.special(size, budget)?,
                 (b'x' | b'g' | b'L' | b'K', None) => {
                     return Err(TarError::Extended { position: self.position });
                 }
@@ -218,14 +218,14 @@ impl<R: Skip> TarStream<R> {
     }
 
     /// The next block that is a header; none at the end of the archive.
-    fn header(&mut self) -> Result<Option<Header>, TarError> {
+    fn header(&mut self, budget: &mut Budget) -> Result<Option<Header>, TarError> {
         if self.ended {
             return Ok(None);
         }
         let mut header = Header::new_old();
         let start = self.position;
         // An archive may end without its two blocks of zeroes, but not within a block.
-        if !self.block(header.as_mut_bytes())? {
+        if !self.block(header.as_mut_bytes(), budget)? {
             self.ended = true;
             return Ok(None);
         }
@@ -240,8 +240,10 @@ impl<R: Skip> TarStream<R> {
         Ok(Some(header))
     }
 
-    /// Fills `block`, or finds the end of the stream before it.
-    fn block(&mut self, block: &mut [u8; 512]) -> Result<bool, TarError> {
+    /// Fills `block`, or finds the end of the stream before it. Blocks that are no data of a file
+    /// are counted here: a compressed layer may be made of little else.
+    fn block(&mut self, block: &mut [u8; 512], budget: &mut Budget) -> Result<bool, TarError> {
+        budget.unpacked(BLOCK)?;
         let mut filled = 0;
         while let Some(rest) = block.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             match self.reader.read(rest) {
@@ -261,7 +263,7 @@ impl<R: Skip> TarStream<R> {
     }
 
     /// The body of a header that describes the next entry.
-    fn special(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
+    fn special(&mut self, size: u64, budget: &mut Budget) -> Result<Vec<u8>, TarError> {
         let position = self.position;
         if size > EXTENDED_BYTES {
             return Err(TarError::TooLarge {
@@ -270,6 +272,7 @@ impl<R: Skip> TarStream<R> {
                 limit: EXTENDED_BYTES,
             });
         }
+        budget.unpacked(size)?;
         self.begin_data(size);
         let mut body = Vec::new();
         let mut chunk = [0; 4096];
@@ -327,7 +330,7 @@ impl<R: Skip> TarStream<R> {
             self.begin_data(size);
             self.map(header, size, &records, &mut entry, budget)?;
         }
-        entry.xattrs = records.xattrs;
+        entry.xattrs = records.xattrs.into_iter().collect();
         Ok(entry)
     }
 
@@ -342,12 +345,12 @@ impl<R: Skip> TarStream<R> {
     ) -> Result<(), TarError> {
         let sparse = || TarError::Sparse { path: lossy(&entry.path) };
         let extents = if header.as_old().linkflag[0] == b'S' {
-            let (extents, size) = self.old_map(header, &entry.path)?;
+            let (extents, size) = self.old_map(header, &entry.path, budget)?;
             entry.size = size;
             Some(extents)
         } else if records.sparse.in_data {
             entry.size = records.sparse.size.ok_or_else(sparse)?;
-            Some(self.map_in_data(&entry.path)?)
+            Some(self.map_in_data(&entry.path, budget)?)
         } else if let Some(extents) = records.sparse.map().map_err(|_| sparse())? {
             entry.size = records.sparse.size.ok_or_else(sparse)?;
             Some(extents)
@@ -368,7 +371,12 @@ impl<R: Skip> TarStream<R> {
     }
 
     /// The map of GNU's old format, and the size of the file.
-    fn old_map(&mut self, header: &Header, path: &[u8]) -> Result<(Vec<Extent>, u64), TarError> {
+    fn old_map(
+        &mut self,
+        header: &Header,
+        path: &[u8],
+        budget: &mut Budget,
+    ) -> Result<(Vec<Extent>, u64), TarError> {
         let sparse = || TarError::Sparse { path: lossy(path) };
         let gnu = header.as_gnu().ok_or_else(sparse)?;
         let size = number(&gnu.realsize).and_then(|size| u64::try_from(size).ok());
@@ -386,7 +394,7 @@ impl<R: Skip> TarStream<R> {
         let mut more = gnu.is_extended();
         while more {
             let mut block = GnuExtSparseHeader::new();
-            if !self.block(block.as_mut_bytes())? {
+            if !self.block(block.as_mut_bytes(), budget)? {
                 return Err(TarError::Truncated { position: self.position });
             }
             block.sparse.iter().try_for_each(&mut push).ok_or_else(sparse)?;
@@ -395,7 +403,7 @@ impl<R: Skip> TarStream<R> {
         Ok((map.finish(), size.ok_or_else(sparse)?))
     }
 
-    fn map_in_data(&mut self, path: &[u8]) -> Result<Vec<Extent>, TarError> {
+    fn map_in_data(&mut self, path: &[u8], budget: &mut Budget) -> Result<Vec<Extent>, TarError> {
         let mut parser = sparse::MapParser::default();
         let sparse = || TarError::Sparse { path: lossy(path) };
         loop {
@@ -403,7 +411,7 @@ impl<R: Skip> TarStream<R> {
             if self.data < BLOCK {
                 return Err(sparse());
             }
-            if !self.block(&mut block)? {
+            if !self.block(&mut block, budget)? {
                 return Err(TarError::Truncated { position: self.position });
             }
             self.data -= BLOCK;

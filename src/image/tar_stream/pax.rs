@@ -1,5 +1,7 @@
 //! PAX extended headers (POSIX pax, "pax Extended Header").
 
+use std::collections::BTreeMap;
+
 use super::sparse::SparseRecords;
 
 /// Records of one extended header that say something about a file.
@@ -11,7 +13,8 @@ pub struct Records {
     pub uid: Option<u64>,
     pub gid: Option<u64>,
     pub mtime: Option<(i64, u32)>,
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// values by full names: an archive may have tens of thousands in one header
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub sparse: SparseRecords,
 }
 
@@ -44,8 +47,7 @@ impl Records {
             b"mtime" => self.mtime = (!value.is_empty()).then(|| time(value)).transpose()?,
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.xattrs.retain(|(known, _)| known != name);
-                    self.xattrs.push((name.to_vec(), value.to_vec()));
+                    self.xattrs.insert(name.to_vec(), value.to_vec());
                 } else if let Some(name) = key.strip_prefix(b"GNU.sparse.") {
                     self.sparse.take(name, value)?;
                 }
@@ -122,7 +124,7 @@ mod tests {
         let records =
             Records::parse(b"30 SCHILY.xattr.user.a=b\n=\n\0c\n12 uid=1000\n12 path=a=b\n");
         let records = records.unwrap();
-        assert_eq!(records.xattrs, [(b"user.a".to_vec(), b"b\n=\n\0c".to_vec())]);
+        assert_eq!(records.xattrs, [(b"user.a".to_vec(), b"b\n=\n\0c".to_vec())].into());
         assert_eq!(records.uid, Some(1000));
         assert_eq!(records.path.as_deref(), Some(&b"a=b"[..]));
     }

@@ -223,3 +223,40 @@ proptest! {
         let _ = read(&block);
     }
 }
+
+#[test]
+fn a_size_at_the_end_of_all_numbers_does_not_wrap_around() {
+    let bytes = archive([Item::file("f", "x").pax("size", b"18446744073709551615")]);
+    let mut budget = Budget::new(Limits::default(), std::path::Path::new("/"));
+    let mut stream = TarStream::new(HashReader::counting(&*bytes));
+    assert_eq!(stream.next(&mut budget).unwrap().unwrap().size, u64::MAX);
+    let next = stream.next(&mut budget).unwrap_err();
+    assert!(matches!(next, TarError::Truncated { .. }), "{next}");
+}
+
+#[test]
+fn headers_are_counted_as_data_are() {
+    let comment = vec![b'c'; 60_000];
+    let bytes = archive((0..20).map(|_| Item::file("f", "").pax("comment", &comment)));
+    let limits = Limits { unpacked_bytes: 1 << 20, ..Limits::default() };
+    let mut budget = Budget::new(limits, std::path::Path::new("/"));
+    let mut stream = TarStream::new(HashReader::counting(&*bytes));
+    let error = loop {
+        match stream.next(&mut budget) {
+            Ok(entry) => assert!(entry.is_some(), "the bound was passed"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, TarError::Limit(_)), "{error}");
+}
+
+#[test]
+fn the_last_value_of_an_attribute_counts_among_any_number() {
+    let many: Vec<_> = (0..20_000).map(|n| format!("SCHILY.xattr.user.{}", n % 10_000)).collect();
+    let item = many.iter().enumerate().fold(Item::file("f", ""), |item, (at, name)| {
+        item.pax(name, if at < 10_000 { b"old" } else { b"new" })
+    });
+    let (entry, _) = only(item);
+    assert_eq!(entry.xattrs.len(), 10_000);
+    assert!(entry.xattrs.iter().all(|(_, value)| value == b"new"));
+}

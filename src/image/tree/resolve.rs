@@ -103,6 +103,8 @@ impl Tree {
                     if target.starts_with(b"/") {
                         path.clear();
                     }
+                    // A target of two thousand parts is as much work as a path of so many.
+                    budget.steps(target.len() as u64)?;
                     for part in target.split(|byte| *byte == b'/').rev() {
                         ahead.push_front(part.into());
                     }

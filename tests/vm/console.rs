@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::process::Stdio;
+use std::os::fd::AsFd;
+use std::process::{ChildStdout, Stdio};
 use std::thread;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{OpenptyResult, openpty};
 use nix::sys::termios::tcgetattr;
 
@@ -26,11 +28,32 @@ fn every_byte_goes_through_both_ways() {
         let typed = typed.clone();
         move || stdin.write_all(&typed)
     });
-    let mut shown = vec![0; typed.len()];
-    stdout.read_exact(&mut shown).unwrap();
+    let shown = read_while_it_comes(&mut stdout, typed.len());
+    if shown.len() < typed.len() {
+        child.kill().unwrap();
+    }
+    assert_eq!(shown.len(), typed.len(), "bytes came back, then no more");
     assert!(shown == typed, "what came back is not what was typed");
     feeder.join().unwrap().unwrap();
     assert_eq!(code(child.wait().unwrap()), 0);
+}
+
+/// Reads `len` bytes, or what has come when the stream ends or stands still for a minute.
+fn read_while_it_comes(from: &mut ChildStdout, len: usize) -> Vec<u8> {
+    let mut read = Vec::new();
+    let mut part = [0; 4096];
+    while read.len() < len {
+        let mut fds = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::from(60_000u16)).unwrap() == 0 {
+            break;
+        }
+        let wanted = part.len().min(len - read.len());
+        match from.read(&mut part[..wanted]).unwrap() {
+            0 => break,
+            count => read.extend(&part[..count]),
+        }
+    }
+    read
 }
 
 #[test]

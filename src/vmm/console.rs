@@ -38,6 +38,12 @@ pub struct Scanner {
 }
 
 impl Scanner {
+    /// Begins a line, whatever stands before: a kernel's message follows what a program has left
+    /// without an end.
+    pub fn begin_line(&mut self) {
+        self.line.clear();
+    }
+
     /// Takes the next byte; tells what the line that it ends means.
     pub fn push(&mut self, byte: u8) -> Option<Event> {
         if byte != b'\n' && byte != b'\r' {
@@ -122,6 +128,17 @@ mod tests {
         assert_eq!(events("[    1.0] reboot: Restarting system\n"), []);
         assert_eq!(events("say reboot: Power down\n"), []);
         assert_eq!(events("reboot: Power down"), []);
+    }
+
+    #[test]
+    fn a_message_behind_a_programs_unended_line_counts_where_it_begins() {
+        let mut scanner = Scanner::default();
+        let push = |scanner: &mut Scanner, text: &str| {
+            text.bytes().fold(None, |said, byte| scanner.push(byte).or(said))
+        };
+        assert_eq!(push(&mut scanner, "$ "), None);
+        scanner.begin_line();
+        assert_eq!(push(&mut scanner, "reboot: Power down\n"), Some(Event::PoweredOff));
     }
 
     #[test]

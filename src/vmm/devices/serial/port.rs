@@ -108,6 +108,10 @@ impl Port {
         let output = self.uart.writer_mut();
         if offset == IER {
             output.print();
+            // Linux's console puts a message out with all interrupts off.
+            if value == 0 {
+                output.scanner.begin_line();
+            }
         }
         output.said.take()
     }
@@ -256,5 +260,16 @@ mod tests {
         assert!(drained.read().is_err());
         assert_eq!(port.read(0), b'b');
         assert_eq!(drained.read().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_kernels_message_is_heard_behind_an_unended_line() {
+        let (mut port, _) = Port::new(SerialMode::Off).unwrap();
+        let say = |text: &str, port: &mut Port| {
+            text.bytes().fold(None, |said, byte| port.write(0, byte).or(said))
+        };
+        assert_eq!(say("$ ", &mut port), None);
+        port.write(1, 0);
+        assert_eq!(say("reboot: Power down\n", &mut port), Some(Event::PoweredOff));
     }
 }

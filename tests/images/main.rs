@@ -1,6 +1,8 @@
 //! `ampoule load` and `ampoule image`, from archives to the files that a container will see. No
 //! sandbox is booted.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -1,5 +1,7 @@
 //! `ampoule vm run`: machines that boot a kernel, and a busybox that runs a test's script.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
 #[path = "../support/mod.rs"]
 mod support;
 

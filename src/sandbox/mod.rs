@@ -33,7 +33,6 @@ pub use guest::{GuestFiles, GuestFilesError};
 pub use options::{LEAST_MEMORY, Options};
 pub use places::Places;
 pub use registry::{Entry, Folder, Registry, RegistryError};
-pub use signals::Signals;
 pub use spec::SpecError;
 pub use state::{State, StateError, Status};
 pub use streams::Ends;

@@ -112,7 +112,7 @@ impl Folder {
     }
 
     /// The file that its keeper holds locked.
-    pub fn lock(&self) -> PathBuf {
+    fn lock(&self) -> PathBuf {
         self.path.join("lock")
     }
 

@@ -16,7 +16,7 @@ pub const MIN_MEMORY_MIB: u32 = 16;
 pub const MAX_MEMORY_MIB: u32 = 1 << 20;
 
 /// Where the serial console of the guest goes. Its last output is always kept for
-/// `console_tail`.
+/// `Running::console`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SerialMode {
     /// Kept in memory only; the kernel is told not to look for the port.

@@ -206,12 +206,7 @@ impl Running {
         self.first_run.get().copied()
     }
 
-    /// The guest's last output on its serial port, at most 64 KiB.
-    pub fn console_tail(&self) -> String {
-        self.console.tail()
-    }
-
-    /// The guest's output, to be read also after [`Running::finish`].
+    /// The guest's last output on its serial port, to be read also after [`Running::finish`].
     pub fn console(&self) -> Console {
         self.console.clone()
     }

@@ -99,18 +99,6 @@ impl Store {
         Ok(store)
     }
 
-    /// The folder of the machine's images for root, of the user's own for everyone else.
-    #[must_use]
-    pub fn default_root() -> PathBuf {
-        if nix::unistd::geteuid().is_root() {
-            return "/var/lib/ampoule".into();
-        }
-        let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-        let data = variable("XDG_DATA_HOME")
-            .or_else(|| variable("HOME").map(|home| home.join(".local/share")));
-        data.unwrap_or_else(|| "/tmp".into()).join("ampoule")
-    }
-
     /// The same store with other bounds for what is loaded.
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {

@@ -104,7 +104,13 @@ fn answer(agent: &'static Agent, request: Request, body: Vec<u8>) -> Result<Repl
             shutdown::prepare(agent);
             Ok(Reply::Done)
         }
-        Request::Unknown => {
+        Request::BecomeTemplate
+        | Request::Wake(_)
+        | Request::Events
+        | Request::Hold
+        | Request::Release
+        | Request::Attach { .. }
+        | Request::Unknown => {
             Err(AgentError::new(ErrorKind::Unsupported, "the agent does not know the request")
                 .into())
         }

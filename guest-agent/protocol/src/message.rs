@@ -156,6 +156,52 @@ impl ProcessId {
     }
 }
 
+/// What a restored guest takes from its host: what no two guests may share, and what has become old
+/// while the snapshot lay.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wake {
+    /// Fresh random bytes for the kernel's pool, as hexadecimal digits: [`Wake::SEED_BYTES`] bytes.
+    pub seed: String,
+    /// The host's wall clock: nanoseconds since 1970.
+    pub realtime_ns: u64,
+    /// Machine id of the guest: 32 hexadecimal digits.
+    pub machine_id: String,
+    /// Boot id that containers see: a UUID in its usual form.
+    pub boot_id: String,
+    /// Host name of the guest, and of each container that is in it already.
+    pub hostname: String,
+    /// The guest's interfaces.
+    #[serde(default)]
+    pub interfaces: Vec<Interface>,
+}
+
+impl Wake {
+    /// Bytes of [`Wake::seed`].
+    pub const SEED_BYTES: usize = 64;
+}
+
+impl std::fmt::Debug for Wake {
+    /// Without the seed: what a log shows, others can read.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wake").field("hostname", &self.hostname).finish_non_exhaustive()
+    }
+}
+
+/// A network interface that is set up anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name in the guest, such as `eth0`.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// Its addresses in CIDR notation, such as `192.0.2.2/24`.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// The default router, if any.
+    #[serde(default)]
+    pub gateway: Option<std::net::IpAddr>,
+}
+
 /// What the host asks of the agent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
@@ -198,6 +244,30 @@ pub enum Request {
     Delete {
         /// The container.
         container: String,
+    },
+    /// Get ready for a snapshot that later guests are restored from: let go of the host, so that no
+    /// connection is open but the one that this came on. [`Reply::Done`]; the host then closes that
+    /// one too, and the agent waits for [`Request::Wake`].
+    BecomeTemplate,
+    /// First request to a guest that was restored from a snapshot: take what makes it another guest
+    /// than its twins, before anything else is asked of it. [`Reply::Done`].
+    Wake(Box<Wake>),
+    /// Make this the connection that carries [`Event`]s, in place of the one before. Not answered;
+    /// no request may follow on it.
+    Events,
+    /// Before a snapshot of a guest with containers: from here on a stream whose connection breaks
+    /// is not the process's loss, but waits for [`Request::Attach`] or [`Request::Release`].
+    /// [`Reply::Done`].
+    Hold,
+    /// The end of [`Request::Hold`]: streams without a connection are let go of (input ends, output
+    /// is thrown away). [`Reply::Done`].
+    Release,
+    /// Give a process whose streams wait new ones. [`Reply::Done`].
+    Attach {
+        /// Which process.
+        id: ProcessId,
+        /// Its streams.
+        stdio: Stdio,
     },
     /// End the guest: kill every container, sync, reset the machine. Answered with
     /// [`Reply::Done`] before the reset.

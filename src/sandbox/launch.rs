@@ -269,6 +269,7 @@ fn machine(kept: &Kept, image: &Image, options: &Options, guest: &GuestFiles) ->
         nets: Vec::new(),
         vsock: Some(VsockConfig { guest_cid: GUEST_CID, uds_path: kept.folder.vsock() }),
         rng: true,
+        balloon: true,
     }
 }
 

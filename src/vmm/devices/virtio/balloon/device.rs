@@ -70,9 +70,8 @@ impl Balloon {
     /// # Errors
     /// The host is out of eventfds.
     pub fn new() -> Result<Self, BalloonError> {
-        let event = || {
-            EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(BalloonError::EventFd)
-        };
+        let event =
+            || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(BalloonError::EventFd);
         Ok(Self {
             sizes: Sizes::default(),
             queue_events: [event()?, event()?, event()?],

@@ -73,7 +73,7 @@ impl<'a> Turn<'a> {
             };
             // A driver that does it again and again must not fill the host's log.
             if counter.add(1) == 0 {
-                log::warn!("balloon: {}", crate::report::chain(&error));
+                log::warn!("balloon: {error:?}");
             }
         }
         Handled::Used(0)

@@ -273,6 +273,7 @@ fn machine(kept: &Kept, image: &Image, options: &Options, guest: &GuestFiles) ->
             listener: None,
         }),
         rng: true,
+        balloon: true,
     }
 }
 

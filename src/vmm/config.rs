@@ -51,6 +51,9 @@ pub struct MachineConfig {
     pub vsock: Option<VsockConfig>,
     /// Whether there is an entropy device.
     pub rng: bool,
+    /// Whether there is a balloon, by which the guest gives free memory back.
+    #[serde(default)]
+    pub balloon: bool,
 }
 
 /// A block device.
@@ -117,8 +120,8 @@ impl MachineConfig {
 
     /// How many virtio devices the machine has.
     pub fn virtio_devices(&self) -> usize {
-        let single = usize::from(self.vsock.is_some()) + usize::from(self.rng);
-        self.disks.len().saturating_add(self.nets.len()).saturating_add(single)
+        let single = [self.vsock.is_some(), self.rng, self.balloon].map(usize::from);
+        self.disks.len().saturating_add(self.nets.len()).saturating_add(single.iter().sum())
     }
 }
 
@@ -138,6 +141,7 @@ mod tests {
             nets: Vec::new(),
             vsock: None,
             rng: false,
+            balloon: false,
         }
     }
 
@@ -161,7 +165,8 @@ mod tests {
         let disk = DiskConfig { path: Some("d".into()), read_only: true, serial: None };
         let mut config = config();
         config.rng = true;
-        config.disks = vec![disk.clone(); MAX_VIRTIO_DEVICES - 1];
+        config.balloon = true;
+        config.disks = vec![disk.clone(); MAX_VIRTIO_DEVICES - 2];
         assert_eq!(config.validate(), Ok(()));
         config.disks.push(disk);
         assert_eq!(config.validate(), Err(ConfigError::Devices(MAX_VIRTIO_DEVICES + 1)));

@@ -20,6 +20,7 @@ pub fn config(kernel: &std::path::Path) -> MachineConfig {
         nets: Vec::new(),
         vsock: None,
         rng: false,
+        balloon: false,
     }
 }
 

@@ -9,6 +9,7 @@ mod bad_input;
 mod detached;
 mod faults;
 mod image_config;
+mod memory;
 mod programs;
 mod sealed;
 mod streams;

@@ -53,6 +53,9 @@ pub struct Args {
     /// Unix socket of the host side of the guest's vsock device (context id 3)
     #[arg(long, value_name = "PATH")]
     vsock: Option<PathBuf>,
+    /// Let the guest give free memory back to the host
+    #[arg(long)]
+    balloon: bool,
     /// Put the guest's serial console on standard input and output; on a terminal, Ctrl-A x stops
     /// the machine
     #[arg(long)]
@@ -76,6 +79,7 @@ impl From<Args> for MachineConfig {
                 listener: None,
             }),
             rng: true,
+            balloon: args.balloon,
         }
     }
 }
@@ -241,7 +245,7 @@ mod tests {
     fn everything_lands_in_the_configuration() {
         let config = config(
             "--kernel k --initrd i --cmdline c --vcpus 3 --memory 256 --disk a --disk b,ro \
-             --net tap=t0,mac=02:00:00:00:00:0a --vsock v --serial",
+             --net tap=t0,mac=02:00:00:00:00:0a --vsock v --balloon --serial",
         )
         .unwrap();
         assert_eq!((config.vcpus, config.memory_mib), (3, 256));
@@ -255,6 +259,7 @@ mod tests {
         assert_eq!(config.nets[0].tap.as_deref(), Some("t0"));
         assert_eq!(config.nets[0].mac, Some([2, 0, 0, 0, 0, 10]));
         assert_eq!(config.vsock.unwrap().guest_cid, 3);
+        assert!(config.balloon);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::virtio::balloon::{Balloon, BalloonError};
 use super::virtio::block::{Block, BlockError};
 use super::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, SharedDevice};
 use super::virtio::net::{Net, NetError};
@@ -42,6 +43,9 @@ pub enum DeviceError {
         #[source]
         source: RestoreError,
     },
+    /// the balloon
+    #[error(transparent)]
+    Balloon(#[from] BalloonError),
     /// an eventfd for an interrupt
     #[error("cannot make an interrupt line")]
     Interrupt(#[source] io::Error),
@@ -61,6 +65,9 @@ pub fn make(config: &MachineConfig) -> Result<Vec<SharedDevice>, DeviceError> {
     }
     if config.rng {
         devices.push(Arc::new(Mutex::new(Rng::new().map_err(DeviceError::Rng)?)));
+    }
+    if config.balloon {
+        devices.push(Arc::new(Mutex::new(Balloon::new()?)));
     }
     Ok(devices)
 }

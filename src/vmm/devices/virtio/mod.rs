@@ -4,6 +4,7 @@
 //! `queue.rs` or a name that says what its requests are, `event_handler.rs` (its events),
 //! `metrics.rs`, and `error.rs`.
 
+pub mod balloon;
 pub mod block;
 mod buffers;
 mod counter;

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use virtio_queue::QueueT;
 
+use super::balloon::Sizes;
+
 /// How far the device is on a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueuePosition {
@@ -49,6 +51,8 @@ pub enum DeviceState {
     },
     /// The entropy device.
     Rng,
+    /// The balloon.
+    Balloon(Sizes),
 }
 
 /// A device that cannot go on as it was saved.

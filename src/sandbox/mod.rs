@@ -23,7 +23,7 @@ mod places;
 pub mod process;
 mod registry;
 mod signals;
-mod spec;
+pub mod spec;
 mod state;
 mod streams;
 pub mod timings;

@@ -55,12 +55,15 @@ pub struct Global {
     /// Folder of running containers' state [default: /run/ampoule]
     #[arg(long, global = true, value_name = "DIR", env = "AMPOULE_STATE")]
     state: Option<PathBuf>,
+    /// Folder of templates [default: templates in --root]
+    #[arg(long, global = true, value_name = "DIR", env = "AMPOULE_TEMPLATES")]
+    templates: Option<PathBuf>,
 }
 
 impl Global {
     /// Where things are kept.
     pub fn places(&self) -> Places {
-        Places::new(self.root.as_deref(), self.state.as_deref())
+        Places::new(self.root.as_deref(), self.state.as_deref(), self.templates.as_deref())
     }
 }
 

@@ -18,6 +18,7 @@ pub mod keeper;
 mod launch;
 pub mod lifecycle;
 pub mod log;
+mod monitored;
 mod options;
 mod places;
 pub mod process;
@@ -26,7 +27,9 @@ mod signals;
 pub mod spec;
 mod state;
 mod streams;
+pub mod template;
 pub mod timings;
+mod wake;
 
 pub use error::SandboxError;
 pub use guest::{GuestFiles, GuestFilesError};

@@ -79,6 +79,16 @@ pub enum MachineError {
 }
 
 impl MachineError {
+    /// Whether it is a snapshot that does not do, and another one, or none, may.
+    pub fn is_of_a_snapshot(&self) -> bool {
+        matches!(
+            self,
+            Self::Snapshot(_)
+                | Self::Device(DeviceError::Restore { .. })
+                | Self::Vcpu(VcpuError::State(_))
+        )
+    }
+
     fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Host { what, source }
     }

@@ -31,7 +31,7 @@ pub struct MachineState {
 }
 
 /// What a restored machine has in place of what the saved one had.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Plugs {
     /// Disks, the first one first; those behind keep their files.
     pub disks: Vec<crate::vmm::config::DiskConfig>,
@@ -117,6 +117,7 @@ pub mod testing {
                 nets: Vec::new(),
                 vsock: None,
                 rng: false,
+                balloon: false,
             },
             cpuid: Cpuid::new(&[], 1, true),
             vm: VmState::default(),

@@ -12,7 +12,9 @@ use super::*;
 use crate::vmm::devices::virtio::testing::{
     Buffer, DATA, Driver, MEMORY, interrupt, memory, raised, readable, writable,
 };
-use crate::vmm::devices::virtio::{ActivateError, Activation, Interrupt, VirtioDevice};
+use crate::vmm::devices::virtio::{
+    ActivateError, Activation, DeviceState, Interrupt, VirtioDevice,
+};
 
 const PAGE: usize = 4096;
 const LIST: u64 = DATA;
@@ -333,7 +335,7 @@ fn the_hosts_wish_is_told_and_the_drivers_answer_read() {
     assert_eq!(m.balloon.sizes(), Sizes { target: 0x0102_0304, actual: 0 });
     m.balloon.set_target(1);
     assert_eq!(raised(&m.interrupt), 0, "nobody listens");
-    m.balloon.restore_sizes(Sizes { target: 2, actual: 1 });
+    m.balloon.restore(&DeviceState::Balloon(Sizes { target: 2, actual: 1 })).unwrap();
     assert_eq!(config(&m.balloon)[..8], [2, 0, 0, 0, 1, 0, 0, 0]);
 }
 

@@ -3,6 +3,7 @@
 //! The map of the crate; arrows between modules go down only:
 //!
 //! * [`cli`]: the `ampoule` command, one verb per file
+//! * [`bench`]: how quickly sandboxes start, and what they are compared with
 //! * [`sandbox`]: a microVM and everything the host keeps for it
 //! * [`image`]: archives, the image store, flattening into EROFS
 //! * [`agent`]: host side of the agent protocol; everything it reads is hostile
@@ -12,6 +13,7 @@
 //!   happened
 
 pub mod agent;
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod image;

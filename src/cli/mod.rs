@@ -5,6 +5,7 @@
 
 mod age;
 mod arguments;
+mod bench;
 mod doctor;
 mod exec;
 mod image;
@@ -81,6 +82,7 @@ enum Verb {
     Stop(stop::Args),
     Rm(rm::Args),
     Doctor(doctor::Args),
+    Bench(bench::Args),
     Vm(vm::Args),
     #[command(hide = true)]
     Monitor(monitor::Args),
@@ -111,6 +113,7 @@ impl Verb {
             Self::Stop(args) => stop::run(args, global),
             Self::Rm(args) => rm::run(args, global),
             Self::Doctor(args) => doctor::run(&args, global),
+            Self::Bench(args) => bench::run(args, global),
             Self::Vm(args) => vm::run(args),
             Self::Monitor(_) => monitor::run(),
             Self::Keeper => keeper::run(),

@@ -1,6 +1,9 @@
 //! `ampoule run`: a container in a sandbox of its own.
 
 use std::env;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args as ClapArgs;
@@ -10,6 +13,7 @@ use super::{Failure, Global};
 use crate::clock::now_us;
 use crate::image::Store;
 use crate::sandbox::detach;
+use crate::sandbox::timings::{Phases, Timings};
 use crate::sandbox::{Ends, Options, SandboxError, keeper};
 use crate::terminal;
 
@@ -44,10 +48,13 @@ pub struct Args {
     memory: Option<u64>,
     /// Another guest kernel than ampoule's
     #[arg(long, value_name = "PATH")]
-    kernel: Option<std::path::PathBuf>,
+    kernel: Option<PathBuf>,
     /// Print how long each phase of the start took, on standard error
     #[arg(long, conflicts_with = "detach")]
     timings: bool,
+    /// Write the length of each phase to this file, as JSON (for `ampoule bench`)
+    #[arg(long, value_name = "PATH", conflicts_with = "detach", hide = true)]
+    timings_file: Option<PathBuf>,
     #[command(flatten)]
     process: ProcessArgs,
     /// Image to run
@@ -65,7 +72,7 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     let command_us = now_us();
     let places = global.places();
     terminal_for(args.process.tty, args.process.interactive && !args.detach)?;
-    let (detach, timings) = (args.detach, args.timings);
+    let (detach, timings, timings_file) = (args.detach, args.timings, args.timings_file.clone());
     let options = options(args);
     if detach {
         let id = detach::start(&places, &options)?;
@@ -75,8 +82,13 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     let image = Store::open(&places.data).map_err(SandboxError::from)?;
     let image = image.get(&options.image).map_err(SandboxError::from)?;
     let ends = Ends::Own { stdin: options.interactive };
-    let job =
-        keeper::Job { places: &places, image: &image, options: &options, command_us, timings };
+    let job = keeper::Job {
+        places: &places,
+        image: &image,
+        options: &options,
+        command_us,
+        timings: timings || timings_file.is_some(),
+    };
     let outcome = keeper::run(&job, |_| Ok(ends), |_| {})?;
     if let Some(lost) = outcome.lost_output {
         eprintln!("ampoule: the container's output could not be written: {lost}");
@@ -84,11 +96,19 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     if timings {
         eprint!("{}", outcome.timings);
     }
+    if let Some(file) = timings_file {
+        write_timings(&file, &outcome.timings)
+            .map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+    }
     Ok(ExitCode::from(outcome.code))
 }
 
+fn write_timings(file: &Path, timings: &Timings) -> io::Result<()> {
+    fs::write(file, serde_json::to_vec(&Phases::from(timings))?)
+}
+
 fn options(args: Args) -> Options {
-    let absolute = |path: std::path::PathBuf| std::path::absolute(&path).unwrap_or(path);
+    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
     Options {
         image: args.image,
         command: args.command,

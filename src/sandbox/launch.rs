@@ -254,7 +254,7 @@ fn died(cause: &Cause, console: String) -> SandboxError {
 
 fn machine(kept: &Kept, image: &Image, options: &Options, guest: &GuestFiles) -> MachineConfig {
     let disk = DiskConfig {
-        path: image.rootfs.clone(),
+        path: Some(image.rootfs.clone()),
         read_only: true,
         serial: Some(IMAGE_DISK.to_owned()),
     };
@@ -267,7 +267,11 @@ fn machine(kept: &Kept, image: &Image, options: &Options, guest: &GuestFiles) ->
         serial: SerialMode::Off,
         disks: vec![disk],
         nets: Vec::new(),
-        vsock: Some(VsockConfig { guest_cid: GUEST_CID, uds_path: kept.folder.vsock() }),
+        vsock: Some(VsockConfig {
+            guest_cid: GUEST_CID,
+            uds_path: kept.folder.vsock(),
+            listener: None,
+        }),
         rng: true,
         balloon: true,
     }

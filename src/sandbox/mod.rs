@@ -24,7 +24,7 @@ mod places;
 pub mod process;
 mod registry;
 mod signals;
-mod spec;
+pub mod spec;
 mod state;
 pub mod stats;
 mod streams;

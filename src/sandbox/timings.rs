@@ -1,7 +1,10 @@
 //! When what happened in a start. `CLOCK_MONOTONIC` in microseconds, which all processes of the
 //! host share.
 
+use std::borrow::Cow;
 use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 /// The moments of one container's life.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,6 +43,29 @@ impl Timings {
     }
 }
 
+/// One phase of a start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phase {
+    /// What happened in it.
+    pub name: Cow<'static, str>,
+    /// How long it took, in microseconds.
+    pub us: u64,
+}
+
+/// The phases of one start as `ampoule run --timings-file` writes them, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phases {
+    /// The phases.
+    pub phases: Vec<Phase>,
+}
+
+impl From<&Timings> for Phases {
+    fn from(timings: &Timings) -> Self {
+        let phase = |(name, us): (&'static str, u64)| Phase { name: name.into(), us };
+        Self { phases: timings.phases().into_iter().map(phase).collect() }
+    }
+}
+
 impl fmt::Display for Timings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line =
@@ -70,6 +96,14 @@ mod tests {
         let sum: u64 = timings.phases().iter().map(|(_, us)| us).sum();
         assert_eq!(sum, 20_900);
         assert!(timings.to_string().contains("kernel                  8.000 ms"));
+    }
+
+    #[test]
+    fn phases_are_written_in_their_order() {
+        let phases = Phases::from(&Timings { command_us: 1, monitor_us: 3, ..Timings::default() });
+        let text = serde_json::to_string(&phases).unwrap();
+        assert!(text.starts_with(r#"{"phases":[{"name":"monitor start","us":2},"#), "{text}");
+        assert_eq!(serde_json::from_str::<Phases>(&text).unwrap(), phases);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What a machine is made of, before anything of it exists.
 
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,8 +59,9 @@ pub struct MachineConfig {
 /// A block device.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DiskConfig {
-    /// Backing file or block device.
-    pub path: PathBuf,
+    /// Backing file or block device; without one this is an empty slot, which reads as zeros until a
+    /// restored machine has something plugged into it.
+    pub path: Option<PathBuf>,
     /// Whether the guest may only read.
     pub read_only: bool,
     /// Serial number that the guest sees, at most 20 bytes.
@@ -68,8 +71,8 @@ pub struct DiskConfig {
 /// A network device.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NetConfig {
-    /// Name of the tap interface.
-    pub tap: String,
+    /// Name of the tap interface; without one this is an empty slot, a cable that leads nowhere.
+    pub tap: Option<String>,
     /// The guest's hardware address; without one it gets a random one.
     pub mac: Option<[u8; 6]>,
 }
@@ -81,6 +84,9 @@ pub struct VsockConfig {
     pub guest_cid: u64,
     /// Unix socket of the host side.
     pub uds_path: PathBuf,
+    /// That socket, where somebody listens at the path already.
+    #[serde(skip)]
+    pub listener: Option<Arc<UnixListener>>,
 }
 
 /// A configuration that no machine can be made of.
@@ -156,7 +162,7 @@ mod tests {
 
     #[test]
     fn every_device_needs_a_line() {
-        let disk = DiskConfig { path: "d".into(), read_only: true, serial: None };
+        let disk = DiskConfig { path: Some("d".into()), read_only: true, serial: None };
         let mut config = config();
         config.rng = true;
         config.balloon = true;

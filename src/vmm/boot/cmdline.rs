@@ -41,6 +41,12 @@ pub enum CmdlineError {
     Invalid(#[source] Refused),
 }
 
+/// What a machine without a console gives to its kernel beside the user's part and the devices: for
+/// whoever boots the same guest in another machine.
+pub fn silent() -> String {
+    format!("{DEFAULTS} {SILENT}")
+}
+
 /// A virtio-mmio device as the command line announces it.
 #[derive(Debug, Clone, Copy)]
 pub struct Announced {

@@ -3,7 +3,7 @@
 //! An ELF kernel is entered by the PVH protocol where it has the note for that, else by the 64-bit
 //! Linux protocol at its entry point; a bzImage by the 64-bit Linux protocol.
 
-mod cmdline;
+pub mod cmdline;
 mod initrd;
 mod kernel;
 mod linux;

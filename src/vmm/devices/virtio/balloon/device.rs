@@ -13,7 +13,8 @@ use super::pages::Turn;
 use crate::vmm::devices::virtio::buffers::{Buffers, Direction, Segments};
 use crate::vmm::devices::virtio::ring::{Drained, Handled, Ring, RingError};
 use crate::vmm::devices::virtio::{
-    ActivateError, Activation, Interrupt, VirtioDevice, read_config_space,
+    ActivateError, Activation, DeviceState, Interrupt, QueuePosition, RestoreError, VirtioDevice,
+    read_config_space,
 };
 
 /// `VIRTIO_BALLOON_F_DEFLATE_ON_OOM` (5.5.3): the driver takes pages back before it kills.
@@ -44,7 +45,6 @@ pub struct Balloon {
 
 /// How large the balloon is, in pages of 4 KiB: the device's own state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Sizes {
     /// what the host wants it to be
     pub target: u32,
@@ -88,12 +88,6 @@ impl Balloon {
     /// How large the balloon is and shall be.
     pub fn sizes(&self) -> Sizes {
         self.sizes
-    }
-
-    /// Takes the sizes of a device that is continued here, without a word to the driver, who knows
-    /// them.
-    pub fn restore_sizes(&mut self, sizes: Sizes) {
-        self.sizes = sizes;
     }
 
     /// Asks the driver for a balloon of `pages` pages of 4 KiB. It gets there as far and as fast as
@@ -206,6 +200,26 @@ impl VirtioDevice for Balloon {
         self.active = Some(Active { rings, buffers, pages, interrupt });
         // Requests that were there before DRIVER_OK were notified of to nobody.
         (0..wanted).for_each(|queue| self.come_back(queue));
+        Ok(())
+    }
+
+    fn positions(&self) -> Option<Vec<QueuePosition>> {
+        let active = self.active.as_ref()?;
+        let start = QueuePosition { next_avail: 0, next_used: 0 };
+        let positions = active.rings.iter().map(Ring::position).chain(std::iter::repeat(start));
+        Some(positions.take(QUEUES).collect())
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Balloon(self.sizes)
+    }
+
+    /// Without a word to the driver, who knows the sizes.
+    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
+        let DeviceState::Balloon(sizes) = *state else {
+            return Err(RestoreError::OtherDevice);
+        };
+        self.sizes = sizes;
         Ok(())
     }
 

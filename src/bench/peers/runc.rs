@@ -1,0 +1,21 @@
+//! runc: the OCI runtime that most engines use.
+
+use std::path::Path;
+
+use super::oci_runtime::OciRuntime;
+use super::{Setting, Unready};
+use crate::bench::entrant::Entrant;
+use crate::bench::interrupt::Interrupt;
+
+/// One entrant, whatever the modes: it has no others.
+pub fn prepare(
+    program: &Path,
+    version: String,
+    setting: &Setting<'_>,
+    interrupt: &Interrupt,
+) -> Result<Vec<Entrant>, Unready> {
+    let runtime = OciRuntime::new(program, "runc", setting, interrupt)?;
+    let does = "runc run: the same image's files and config.json, on the host's kernel";
+    let subject = Box::new(runtime);
+    Ok(vec![Entrant { name: "runc".into(), does, version, ours: false, subject }])
+}

@@ -16,6 +16,8 @@ mod monitor;
 mod ps;
 mod rm;
 mod run;
+mod size;
+mod stats;
 mod stop;
 mod table;
 mod vm;
@@ -79,6 +81,7 @@ enum Verb {
     Ps(ps::Args),
     Exec(exec::Args),
     Logs(logs::Args),
+    Stats(stats::Args),
     Stop(stop::Args),
     Rm(rm::Args),
     Doctor(doctor::Args),
@@ -109,6 +112,7 @@ impl Verb {
             Self::Ps(args) => ps::run(&args, global),
             Self::Exec(args) => exec::run(args, global),
             Self::Logs(args) => logs::run(&args, global),
+            Self::Stats(args) => stats::run(&args, global),
             Self::Stop(args) => stop::run(args, global),
             Self::Rm(args) => rm::run(args, global),
             Self::Doctor(args) => doctor::run(&args, global),

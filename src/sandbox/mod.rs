@@ -8,6 +8,7 @@
 //! * [`launch`], [`container`]: monitor and agent, then the container's process
 //! * [`process`]: handles on other processes
 //! * [`log`], [`timings`]: what a detached container wrote; when what happened
+//! * [`stats`]: what a running one takes of the host
 
 mod container;
 pub mod detach;
@@ -26,6 +27,7 @@ mod registry;
 mod signals;
 pub mod spec;
 mod state;
+pub mod stats;
 mod streams;
 pub mod template;
 pub mod timings;

@@ -12,5 +12,6 @@ mod image_config;
 mod memory;
 mod programs;
 mod sealed;
+mod stats;
 mod streams;
 mod terminal;

@@ -195,6 +195,9 @@ impl MemoryState {
             }
             start = end;
         }
+        // The mappings of the file are new ones.
+        memory::keep_out_of_dumps(&memory)
+            .map_err(host("keep the guest's memory out of core dumps"))?;
         Ok(memory)
     }
 }
@@ -390,6 +393,30 @@ mod tests {
         let (file, state) = written(&first);
         let third = state.map(16, &file).unwrap();
         assert_eq!([0x1000, 0x1ff8, 0x80_0000, 0x50_0000].map(|at| read(&third, at)), [9, 2, 3, 9]);
+    }
+
+    #[test]
+    fn restored_memory_is_no_part_of_a_core_dump() {
+        let memory = memory::allocate(16).unwrap();
+        memory.write_obj(1u64, GuestAddress(0x40_0000)).unwrap();
+        let (file, state) = written(&memory);
+        let restored = state.map(16, &file).unwrap();
+        let region = restored.iter().next().unwrap().as_ptr() as usize;
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        // The file's mapping has an anonymous one on each side.
+        for at in [region, region + 0x40_0000, region + 0x40_1000] {
+            let holds = |line: &str| {
+                let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+                let address = |text| usize::from_str_radix(text, 16).ok();
+                range.is_some_and(|(from, to)| {
+                    address(from).is_some_and(|from| from <= at)
+                        && address(to).is_some_and(|to| at < to)
+                })
+            };
+            let mut lines = smaps.lines().skip_while(|line| !holds(line));
+            let flags = lines.find(|line| line.starts_with("VmFlags:")).unwrap();
+            assert!(flags.contains(" dd"), "{flags}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod size;
 mod stats;
 mod stop;
 mod table;
+mod template;
 mod vm;
 
 use std::error::Error;
@@ -84,6 +85,7 @@ enum Verb {
     Stats(stats::Args),
     Stop(stop::Args),
     Rm(rm::Args),
+    Template(template::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
     Vm(vm::Args),
@@ -115,6 +117,7 @@ impl Verb {
             Self::Stats(args) => stats::run(&args, global),
             Self::Stop(args) => stop::run(args, global),
             Self::Rm(args) => rm::run(args, global),
+            Self::Template(args) => template::run(args, global),
             Self::Doctor(args) => doctor::run(&args, global),
             Self::Bench(args) => bench::run(args, global),
             Self::Vm(args) => vm::run(args),

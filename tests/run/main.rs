@@ -15,3 +15,4 @@ mod sealed;
 mod stats;
 mod streams;
 mod terminal;
+mod warm;

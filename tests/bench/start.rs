@@ -74,9 +74,11 @@ fn an_interrupted_benchmark_leaves_nothing_behind() {
     let args = ["bench", "start", "--mode", "cold", "--concurrency", "2", "--json"];
     let mut command = ampoule.command(args);
     command.arg(folder.path().join("b.json")).args(["sleep", "1000"]);
-    let child = command.env("TMPDIR", folder.path()).spawn().unwrap();
+    let mut child = command.env("TMPDIR", folder.path()).spawn().unwrap();
     // Two containers, for as long as nobody ends them.
-    while ampoule.ok(&["ps"]).matches("Up ").count() < 2 {}
+    while ampoule.ok(&["ps"]).matches("Up ").count() < 2 {
+        assert!(child.try_wait().unwrap().is_none(), "the benchmark has ended");
+    }
     signal(&child, Signal::SIGINT);
     let output = child.wait_with_output().unwrap();
     assert_eq!(code(output.status), 130);

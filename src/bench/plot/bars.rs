@@ -37,7 +37,7 @@ pub fn draw(entrants: &[Measured], top: f64) -> (Group, f64) {
         group = group.add(bar(entrant, &scale, &colours, middle));
         middle += ROW;
     }
-    let (legend, below) = legend(&colours, bottom + 16.0 + LINE);
+    let (legend, below) = legend(&colours, bottom + 24.0 + LINE);
     (group.add(legend), below)
 }
 

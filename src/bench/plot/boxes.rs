@@ -1,5 +1,5 @@
 //! How each entrant's whole times are spread: a box from the first to the third quartile, a stroke
-//! at the median, lines to the least and the greatest, a point for each start.
+//! at the median, lines to the least and the greatest, a point for each start unless there are many.
 
 use svg::node::element::Group;
 
@@ -9,7 +9,7 @@ use super::{LEFT, RIGHT, ROW, axis, heading};
 use crate::bench::report::Measured;
 use crate::bench::statistics::{quantile, sorted};
 
-/// More points would be a smear.
+/// More points would be a smear; part of them would tell something else than all.
 const MOST_POINTS: usize = 300;
 
 const OURS: (&str, &str) = ("#2f6fde", "#b9d0f7");
@@ -51,7 +51,7 @@ fn row(entrant: &Measured, scale: &Scale, middle: f64) -> Group {
                 .set("stroke", stroke),
         )
         .add(line(median, middle - half, median, middle + half, stroke).set("stroke-width", 3));
-    for &time in times.iter().take(MOST_POINTS) {
+    for &time in times.iter().filter(|_| times.len() <= MOST_POINTS) {
         group = group.add(point(scale.place(time), middle + half + 5.0, stroke));
     }
     let label = format!("{:.1} ms", entrant.total_us.p50 / 1000.0);

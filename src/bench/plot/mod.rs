@@ -150,12 +150,4 @@ mod tests {
         assert!(words.contains("A &lt;fast&gt; CPU") && words.contains("container &amp; exit"));
         assert!(!picture.contains("NaN") && !picture.contains("inf"));
     }
-
-    /// Writes the picture where a person can look at it.
-    #[test]
-    #[ignore = "writes a file, for people: AMPOULE_PICTURE=FILE"]
-    fn a_picture_to_look_at() {
-        let path = std::env::var_os("AMPOULE_PICTURE").unwrap();
-        std::fs::write(path, draw(&report())).unwrap();
-    }
 }

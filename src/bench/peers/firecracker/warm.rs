@@ -227,6 +227,73 @@ mod tests {
         assert_eq!(request["resume_vm"], true);
     }
 
+    /// Speaks to this side as Firecracker and its guest's agent are documented to; loads only what
+    /// it has taken.
+    const STAND_IN: &str = r#"#!/usr/bin/env python3
+import json, os, socket, struct, sys
+api = socket.socket(socket.AF_UNIX)
+api.bind("api.sock")
+api.listen()
+if "--config-file" in sys.argv:
+    vsock = json.load(open("config.json"))["vsock"]["uds_path"]
+    agent = socket.socket(socket.AF_UNIX)
+    agent.connect(vsock + "_1024")
+    hello = json.dumps({"version": VERSION}).encode()
+    agent.sendall(struct.pack("<I", len(hello)) + hello)
+client, _ = api.accept()
+paused = False
+while request := client.recv(65536).decode():
+    head, body = request.split("\r\n\r\n")
+    body = json.loads(body)
+    match head.split(" ")[:2]:
+        case ["PATCH", "/vm"]:
+            paused = body == {"state": "Paused"}
+            done = paused
+        case ["PUT", "/snapshot/create"]:
+            done = paused
+            for name in "snapshot_path", "mem_file_path":
+                open(body[name], "w").close()
+        case ["PUT", "/snapshot/load"]:
+            files = body["snapshot_path"], body["mem_backend"]["backend_path"]
+            done = all(map(os.path.exists, files)) and body["resume_vm"]
+    answer = "204 \r\n\r\n" if done else "400 \r\nContent-Length: 2\r\n\r\nno"
+    client.sendall(("HTTP/1.1 " + answer).encode())
+"#;
+
+    #[test]
+    fn a_snapshot_is_taken_once_and_loaded_by_each_start() {
+        let scratch = tempfile::tempdir().unwrap();
+        let program = scratch.path().join("firecracker");
+        let script = STAND_IN.replace("VERSION", &ampoule_protocol::VERSION.to_string());
+        let text = scratch.path().join("script");
+        fs::write(&text, script).unwrap();
+        // By another program: a file that some thread of this one still has open cannot be run.
+        let mut install = Command::new("install");
+        assert!(install.args(["-m", "755"]).args([&text, &program]).status().unwrap().success());
+        let interrupt = Interrupt::block().unwrap();
+
+        let warm = Warm::new(&program, scratch.path(), json!({}), &interrupt).unwrap();
+        for label in ["a", "b"] {
+            let start = warm.start(label, &interrupt).unwrap();
+            let phases: u64 = start.phases.iter().map(|phase| phase.us).sum();
+            assert_eq!(phases, start.total_us);
+            assert!(!scratch.path().join(label).exists());
+        }
+
+        fs::remove_file(warm.snapshot.join(MEMORY)).unwrap();
+        let error = warm.start("c", &interrupt).unwrap_err();
+        let told = crate::report::chain(&error);
+        assert!(told.contains("/snapshot/load was answered with 400: no"), "{told}");
+    }
+
+    #[test]
+    fn a_firecracker_that_ends_takes_no_snapshot() {
+        let scratch = tempfile::tempdir().unwrap();
+        let interrupt = Interrupt::block().unwrap();
+        let warm = Warm::new(Path::new("true"), scratch.path(), json!({}), &interrupt);
+        assert!(matches!(warm, Err(WarmError::Ended(_))), "{warm:?}");
+    }
+
     #[test]
     fn the_sockets_path_is_free_in_every_folder() {
         let machine = with_vsock(json!({ "drives": [] }));

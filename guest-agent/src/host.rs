@@ -1,7 +1,7 @@
-//! The ready connection: what the host is told without being asked. Its end is the guest's.
+//! The connection on which the host is told without being asked: the ready connection, or one that
+//! took its place. Its end is the guest's.
 
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ampoule_protocol::VERSION;
 use ampoule_protocol::frame;
@@ -10,19 +10,47 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::transport::Connection;
+use crate::watch::Watcher;
 
 /// The host, as it hears of events.
 #[derive(Debug)]
 pub struct Host {
-    connection: Connection,
-    /// Whole frames only.
-    writing: Mutex<()>,
+    /// None in a template, and in a restored guest that has not been given one yet. The lock is
+    /// held while a frame is written: whole frames only.
+    connection: Mutex<Option<Connection>>,
 }
 
 impl Host {
-    /// Over the ready connection.
-    pub const fn new(connection: Connection) -> Self {
-        Self { connection, writing: Mutex::new(()) }
+    /// Nobody is told anything yet.
+    pub const fn new() -> Self {
+        Self { connection: Mutex::new(None) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Over this connection from now on, in place of the one before.
+    pub fn adopt(&self, connection: Connection, watcher: &Watcher) -> Result<()> {
+        let mut current = self.lock();
+        watcher.watch_host(&connection)?;
+        if let Some(old) = current.replace(connection) {
+            watcher.forget_host(&old);
+        }
+        Ok(())
+    }
+
+    /// Closes the connection: its end is not the guest's any more.
+    pub fn let_go(&self, watcher: &Watcher) {
+        if let Some(old) = self.lock().take() {
+            watcher.forget_host(&old);
+        }
+    }
+
+    /// Whether the connection was closed by the host. What the main loop was woken by may have been
+    /// another one, which was replaced meanwhile.
+    pub fn is_gone(&self) -> bool {
+        self.lock().as_ref().is_some_and(Connection::is_ending)
     }
 
     /// Tells that the agent serves requests.
@@ -36,14 +64,10 @@ impl Host {
     }
 
     fn send(&self, message: &impl Serialize) -> Result<()> {
-        let _whole = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        frame::write(&mut &self.connection, message)
-            .map_err(|e| Error::system("talk to the host", std::io::Error::other(e)))
-    }
-}
-
-impl AsFd for Host {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.connection.as_fd()
+        match self.lock().as_ref() {
+            None => Ok(()),
+            Some(mut connection) => frame::write(&mut connection, message)
+                .map_err(|e| Error::system("talk to the host", std::io::Error::other(e))),
+        }
     }
 }

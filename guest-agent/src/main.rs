@@ -8,6 +8,8 @@
 //! | [`container`] | a container's life: one request a file |
 //! | [`spec`] | what of the OCI specification is honoured, and what is refused |
 //! | [`setup`] | the stage that becomes a container's process |
+//! | [`snapshot`] | what a guest does before a snapshot and after it |
+//! | [`identity`], [`random`], [`disks`] | what no two guests may share; disks by serial number |
 //! | [`cgroup`] | limits, kills, and news of memory that ran out |
 //! | [`streams`], [`relay`] | stdio: pairing with connections, copying |
 //! | [`reaper`], [`watch`] | ended children; the main loop |
@@ -20,14 +22,18 @@
 mod boot;
 mod cgroup;
 mod container;
+mod disks;
 mod error;
 mod host;
+mod identity;
 mod log;
+mod random;
 mod reaper;
 mod relay;
 mod server;
 mod setup;
 mod shutdown;
+mod snapshot;
 mod spec;
 mod streams;
 mod thread;
@@ -38,8 +44,10 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use container::Containers;
+use disks::Disks;
 use error::{Doing, Result};
 use host::Host;
+use identity::Identity;
 use reaper::Reaper;
 use shutdown::Ending;
 use streams::Streams;
@@ -53,6 +61,8 @@ struct Agent {
     reaper: Reaper,
     watcher: Watcher,
     host: Host,
+    disks: Disks,
+    identity: Identity,
     /// The agent's own binary, run anew as the setup stage.
     program: PathBuf,
     ending: Ending,
@@ -101,6 +111,7 @@ fn run(transport: &Transport, ending: Ending, entered_us: u64) -> Result<()> {
     let program = std::fs::read_link("/proc/self/exe").doing(|| "read /proc/self/exe")?;
     let requests = transport.listen(ampoule_protocol::RPC_PORT).doing(|| "listen for requests")?;
     let streams = transport.listen(ampoule_protocol::STREAM_PORT).doing(|| "listen for streams")?;
+    let identity = Identity::new()?;
     let ready = transport.connect(ampoule_protocol::READY_PORT).doing(|| "connect to the host")?;
 
     let agent = AGENT.get_or_init(|| Agent {
@@ -108,10 +119,13 @@ fn run(transport: &Transport, ending: Ending, entered_us: u64) -> Result<()> {
         streams: Streams::new(),
         reaper: Reaper::new(),
         watcher: Watcher::new(),
-        host: Host::new(ready),
+        host: Host::new(),
+        disks: Disks::new(),
+        identity,
         program,
         ending,
     });
+    agent.host.adopt(ready, &agent.watcher)?;
     thread::spawn("requests", move || {
         let e = server::serve(agent, &requests);
         shutdown::fatal(ending, error::Error::system("accept requests", e))

@@ -9,7 +9,7 @@ use ampoule_protocol::message::{AgentError, ErrorKind, Hello, Reply, Request};
 
 use crate::error::Result;
 use crate::transport::{Connection, Listener};
-use crate::{Agent, container, log, shutdown, thread};
+use crate::{Agent, container, log, random, shutdown, snapshot, thread};
 
 /// Connections at once. Each waiting client of the host has one.
 const MAX_CONNECTIONS: usize = 512;
@@ -29,7 +29,7 @@ pub fn serve(agent: &'static Agent, listener: &Listener) -> io::Error {
             continue;
         }
         let started = thread::spawn("request", move || {
-            if let Err(e) = converse(agent, &connection) {
+            if let Err(e) = converse(agent, connection) {
                 log::line(&format!("a connection failed: {e}"));
             }
             CONNECTIONS.fetch_sub(1, Ordering::Relaxed);
@@ -44,8 +44,8 @@ pub fn serve(agent: &'static Agent, listener: &Listener) -> io::Error {
 }
 
 /// One connection, from hello to end.
-fn converse(agent: &'static Agent, connection: &Connection) -> std::result::Result<(), FrameError> {
-    let (mut from, mut to) = (connection, connection);
+fn converse(agent: &'static Agent, connection: Connection) -> std::result::Result<(), FrameError> {
+    let (mut from, mut to) = (&connection, &connection);
     let hello: Hello = frame::read(&mut from)?;
     frame::write(&mut to, &Hello { version: VERSION, entered_us: 0, ready_us: 0 })?;
     if hello.version != VERSION {
@@ -58,16 +58,46 @@ fn converse(agent: &'static Agent, connection: &Connection) -> std::result::Resu
             Err(FrameError::Closed) => return Ok(()),
             body => body?,
         };
-        let request = frame::parse::<Request>(&body);
-        let is_shutdown = matches!(request, Ok(Request::Shutdown));
+        let request = match frame::parse::<Request>(&body) {
+            Ok(Request::Events) => {
+                return snapshot::events(agent, connection)
+                    .map_err(|e| FrameError::Io(io::Error::other(e)));
+            }
+            request => request,
+        };
+        let afterwards = request.as_ref().map_or(Afterwards::Nothing, Afterwards::of);
         let reply = match request {
             Ok(request) => answer(agent, request, body).unwrap_or_else(|e| Reply::Error(e.into())),
             Err(e) => Reply::Error(AgentError::new(ErrorKind::InvalidArgument, describe(&e))),
         };
         frame::write(&mut to, &reply)?;
-        if is_shutdown {
-            connection.wait_for_end(shutdown::REPLY_DEADLINE);
-            shutdown::end(agent.ending);
+        match afterwards {
+            Afterwards::LetGoOfHost if reply == Reply::Done => {
+                agent.host.let_go(&agent.watcher);
+            }
+            Afterwards::End => {
+                connection.wait_for_end(shutdown::REPLY_DEADLINE);
+                shutdown::end(agent.ending);
+            }
+            Afterwards::LetGoOfHost | Afterwards::Nothing => {}
+        }
+    }
+}
+
+/// What a request leaves to do when it has been answered.
+#[derive(Debug, Clone, Copy)]
+enum Afterwards {
+    Nothing,
+    LetGoOfHost,
+    End,
+}
+
+impl Afterwards {
+    fn of(request: &Request) -> Self {
+        match request {
+            Request::BecomeTemplate => Self::LetGoOfHost,
+            Request::Shutdown => Self::End,
+            _ => Self::Nothing,
         }
     }
 }
@@ -80,7 +110,7 @@ fn describe(error: &FrameError) -> String {
 }
 
 /// `body` is the request as it came: a setup stage reads it again.
-fn answer(agent: &'static Agent, request: Request, body: Vec<u8>) -> Result<Reply> {
+fn answer(agent: &'static Agent, request: Request, mut body: Vec<u8>) -> Result<Reply> {
     match request {
         Request::Create(create) => {
             container::create(agent, *create, body).map(|pid| Reply::Created { pid })
@@ -104,9 +134,13 @@ fn answer(agent: &'static Agent, request: Request, body: Vec<u8>) -> Result<Repl
             shutdown::prepare(agent);
             Ok(Reply::Done)
         }
-        Request::BecomeTemplate
-        | Request::Wake(_)
-        | Request::Events
+        Request::BecomeTemplate => snapshot::become_template(agent).map(|()| Reply::Done),
+        Request::Wake(wake) => {
+            // The seed is in it.
+            random::wipe(&mut body);
+            snapshot::wake(agent, *wake).map(|()| Reply::Done)
+        }
+        Request::Events
         | Request::Hold
         | Request::Release
         | Request::Attach { .. }

@@ -132,6 +132,20 @@ impl Connection {
         let _ = socket::shutdown(self.0.as_raw_fd(), how);
     }
 
+    /// Whether the peer sends no more, or there is no connection any more.
+    pub fn is_ending(&self) -> bool {
+        self.look(libc::POLLRDHUP) != 0
+    }
+
+    /// What of these events, or of an error and a hang-up, is there just now. nix has no name for
+    /// `POLLRDHUP`.
+    fn look(&self, events: libc::c_short) -> libc::c_short {
+        let mut fd = libc::pollfd { fd: self.0.as_raw_fd(), events, revents: 0 };
+        // SAFETY: the pointer and the count are those of one live struct. It does not block.
+        unsafe { libc::poll(&raw mut fd, 1, 0) };
+        fd.revents
+    }
+
     /// Whether the peer still takes bytes. An empty send does no more than ask.
     pub fn takes_bytes(&self) -> bool {
         socket::send(self.0.as_raw_fd(), &[], socket::MsgFlags::MSG_NOSIGNAL).is_ok()

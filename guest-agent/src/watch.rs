@@ -12,6 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Doing, Result};
+use crate::transport::Connection;
 use crate::{Agent, log};
 
 const SIGNALS: u64 = 0;
@@ -56,6 +57,18 @@ impl Watcher {
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the main loop when the host ends this connection.
+    pub fn watch_host(&self, connection: &Connection) -> Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLRDHUP, HOST);
+        self.epoll()?.add(connection, event).doing(|| "watch the host")
+    }
+
+    /// The end of this connection is not of interest any more.
+    pub fn forget_host(&self, connection: &Connection) {
+        // Fails only where it was not watched.
+        let _ = self.epoll().map(|epoll| epoll.delete(connection));
     }
 
     /// Tells the host from now on when a process of the container is killed for want of memory.
@@ -103,12 +116,11 @@ pub fn take_signals() -> Result<SignalFd> {
         .doing(|| "make a signalfd")
 }
 
-/// Runs until the host is gone.
+/// Runs until the host is gone; a template, which has none, runs on.
 pub fn run(agent: &Agent, signals: &SignalFd) -> Result<()> {
     let epoll = agent.watcher.epoll()?;
     let action = || "watch children and the host";
     epoll.add(signals, EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS)).doing(action)?;
-    epoll.add(&agent.host, EpollEvent::new(EpollFlags::EPOLLRDHUP, HOST)).doing(action)?;
     let mut events = [EpollEvent::empty(); 8];
     loop {
         let count = match epoll.wait(&mut events, EpollTimeout::NONE) {
@@ -122,7 +134,8 @@ pub fn run(agent: &Agent, signals: &SignalFd) -> Result<()> {
                     while signals.read_signal().doing(action)?.is_some() {}
                     agent.reaper.reap();
                 }
-                HOST => return Ok(()),
+                HOST if agent.host.is_gone() => return Ok(()),
+                HOST => {}
                 key => {
                     if let Some(container) = agent.watcher.new_kill(key) {
                         agent.host.tell(&Event::OutOfMemory { container });

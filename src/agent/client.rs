@@ -7,11 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use ampoule_protocol::frame::{self, FrameError};
-use ampoule_protocol::message::{AgentError, ExitStatus, Hello, Reply, Request};
+use ampoule_protocol::message::{AgentError, Event, ExitStatus, Hello, Reply, Request};
 use ampoule_protocol::{RPC_PORT, VERSION};
 use nix::sys::socket::{MsgFlags, recv};
 
-use super::connect::{ConnectError, connect};
+use super::connect::{Asked, ConnectError, ask};
 use super::deadline::Timed;
 
 /// How long an exchange with an agent may take, but for the wait for a process's end. Generous: a
@@ -59,13 +59,28 @@ impl Client {
     /// Connects through the sandbox's vsock socket at `path` and agrees on the protocol. Each message
     /// of the conversation, and the connecting, may take this long.
     pub fn open(path: &Path, time: Duration) -> Result<Self, ClientError> {
-        let mut client = Self { socket: connect(path, RPC_PORT, time)?, time };
-        client.write(&Hello { version: VERSION, entered_us: 0, ready_us: 0 })?;
-        let hello: Hello = client.read()?;
-        if hello.version != VERSION {
-            return Err(ClientError::Version(hello.version));
-        }
-        Ok(client)
+        Self::begin(path, time)?.finish()
+    }
+
+    /// Asks for such a connection. Requests can be sent at once; they are looked at when the guest
+    /// gets to it.
+    pub fn begin(path: &Path, time: Duration) -> Result<Opening, ClientError> {
+        let asked = ask(path, RPC_PORT, time)?;
+        let hello = Hello { version: VERSION, entered_us: 0, ready_us: 0 };
+        let mut opening = Opening { asked, time };
+        opening.write(&hello)?;
+        Ok(opening)
+    }
+
+    /// The ready connection of an agent, which carries events.
+    pub(super) fn of_events(socket: UnixStream, time: Duration) -> Self {
+        Self { socket, time }
+    }
+
+    /// Takes the next event, on a connection that carries them. Blocks: wait for [`Client::as_fd`]
+    /// first.
+    pub fn event(&mut self) -> Result<Event, ClientError> {
+        self.read()
     }
 
     /// Sends a request without waiting for its reply.
@@ -125,6 +140,42 @@ impl Client {
 
     fn read<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, ClientError> {
         frame::read(&mut Timed::new(&self.socket, self.time)).map_err(ClientError::Frame)
+    }
+}
+
+/// A connection whose agent has not answered yet.
+#[derive(Debug)]
+pub struct Opening {
+    asked: Asked,
+    time: Duration,
+}
+
+impl Opening {
+    /// Sends a request ahead.
+    pub fn send(&mut self, request: &Request) -> Result<(), ClientError> {
+        self.write(request)
+    }
+
+    fn write<T: serde::Serialize>(&mut self, message: &T) -> Result<(), ClientError> {
+        frame::write(&mut Timed::new(&self.asked.socket, self.time), message)
+            .map_err(ClientError::Frame)
+    }
+
+    /// Waits for the agent's greeting.
+    pub fn finish(self) -> Result<Client, ClientError> {
+        let mut client = Client { socket: self.asked.finish(self.time)?, time: self.time };
+        let hello: Hello = client.read()?;
+        if hello.version != VERSION {
+            return Err(ClientError::Version(hello.version));
+        }
+        Ok(client)
+    }
+}
+
+impl AsFd for Opening {
+    /// Readable when the agent's greeting, or the connection's end, is there.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.asked.socket.as_fd()
     }
 }
 

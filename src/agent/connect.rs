@@ -46,14 +46,40 @@ pub enum ConnectError {
 
 /// Connects to `port` of the guest behind the vsock socket at `path`, within `time`.
 pub fn connect(path: &Path, port: u32, time: Duration) -> Result<UnixStream, ConnectError> {
+    let asked = ask(path, port, time)?;
+    asked.finish(time)
+}
+
+/// Asks for a connection to `port` of the guest, without waiting for the answer.
+pub fn ask(path: &Path, port: u32, time: Duration) -> Result<Asked, ConnectError> {
     let unreachable = |source| ConnectError::Unreachable { path: path.to_owned(), source };
     let socket = UnixStream::connect(path).map_err(unreachable)?;
-    let mut timed = Timed::new(&socket, time);
-    timed.write_all(format!("CONNECT {port}\n").as_bytes()).map_err(unreachable)?;
-    read_answer(&socket, &timed, port, unreachable)?;
-    socket.set_read_timeout(None).map_err(unreachable)?;
-    socket.set_write_timeout(None).map_err(unreachable)?;
-    Ok(socket)
+    Timed::new(&socket, time)
+        .write_all(format!("CONNECT {port}\n").as_bytes())
+        .map_err(unreachable)?;
+    Ok(Asked { socket, path: path.to_owned(), port })
+}
+
+/// A connection that was asked for. What is written to it already, the guest gets as soon as it
+/// has accepted.
+#[derive(Debug)]
+pub struct Asked {
+    /// The connection.
+    pub socket: UnixStream,
+    path: PathBuf,
+    port: u32,
+}
+
+impl Asked {
+    /// Waits for the answer.
+    pub fn finish(self, time: Duration) -> Result<UnixStream, ConnectError> {
+        let Self { socket, path, port } = self;
+        let unreachable = |source| ConnectError::Unreachable { path: path.clone(), source };
+        read_answer(&socket, &Timed::new(&socket, time), port, unreachable)?;
+        socket.set_read_timeout(None).map_err(unreachable)?;
+        socket.set_write_timeout(None).map_err(unreachable)?;
+        Ok(socket)
+    }
 }
 
 /// Connects one stdio stream that a request names `token`.

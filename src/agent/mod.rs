@@ -11,6 +11,6 @@ mod deadline;
 mod ready;
 
 pub use ampoule_protocol::message;
-pub use client::{Client, ClientError, EXCHANGE_TIME};
+pub use client::{Client, ClientError, EXCHANGE_TIME, Opening};
 pub use connect::{ConnectError, connect, stream};
 pub use ready::{Ready, ReadyListener};

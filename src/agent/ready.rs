@@ -4,15 +4,15 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ampoule_protocol::frame;
-use ampoule_protocol::message::{Event, Hello};
+use ampoule_protocol::message::Hello;
 use ampoule_protocol::{READY_PORT, VERSION};
 
-use super::client::ClientError;
+use super::client::{Client, ClientError};
 use super::deadline::Timed;
 
 /// How long the agent may take for a message that it has begun.
@@ -25,12 +25,13 @@ pub struct ReadyListener {
     path: PathBuf,
 }
 
-/// A ready agent; the connection lasts as long as the guest and carries its events.
+/// A ready agent; the connection lasts as long as the guest, or until it becomes a template.
 #[derive(Debug)]
 pub struct Ready {
     /// What the agent said of its start.
     pub hello: Hello,
-    socket: UnixStream,
+    /// The connection that it said it on.
+    pub events: Client,
 }
 
 impl ReadyListener {
@@ -58,7 +59,7 @@ impl ReadyListener {
             return Err(ClientError::Version(hello.version));
         }
         fs::remove_file(&self.path).map_err(ClientError::Socket)?;
-        Ok(Ready { hello, socket })
+        Ok(Ready { hello, events: Client::of_events(socket, HELLO_TIME) })
     }
 }
 
@@ -66,19 +67,5 @@ impl AsFd for ReadyListener {
     /// Readable when the agent has connected.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
-    }
-}
-
-impl Ready {
-    /// Takes the next event. Blocks: wait for [`Ready::as_fd`] first.
-    pub fn event(&mut self) -> Result<Event, ClientError> {
-        frame::read(&mut Timed::new(&self.socket, HELLO_TIME)).map_err(ClientError::Frame)
-    }
-}
-
-impl AsFd for Ready {
-    /// Readable when the agent has something to tell, or is gone.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }

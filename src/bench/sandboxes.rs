@@ -58,7 +58,7 @@ struct Sandboxes {
 /// Starts with the kernel's boot.
 pub fn cold(setting: &Setting) -> Entrant {
     let does = "ampoule run --rm: boots a kernel, runs the command in a container, clears away";
-    entrant("ampoule cold", does, sandboxes(setting, &[]))
+    entrant("ampoule cold", does, sandboxes(setting, &["--start", "cold"]))
 }
 
 /// Starts from a template, which the warm-up makes where there is none.

@@ -16,8 +16,11 @@ mod monitor;
 mod ps;
 mod rm;
 mod run;
+mod size;
+mod stats;
 mod stop;
 mod table;
+mod template;
 mod vm;
 
 use std::error::Error;
@@ -55,12 +58,15 @@ pub struct Global {
     /// Folder of running containers' state [default: /run/ampoule]
     #[arg(long, global = true, value_name = "DIR", env = "AMPOULE_STATE")]
     state: Option<PathBuf>,
+    /// Folder of templates [default: templates in --root]
+    #[arg(long, global = true, value_name = "DIR", env = "AMPOULE_TEMPLATES")]
+    templates: Option<PathBuf>,
 }
 
 impl Global {
     /// Where things are kept.
     pub fn places(&self) -> Places {
-        Places::new(self.root.as_deref(), self.state.as_deref())
+        Places::new(self.root.as_deref(), self.state.as_deref(), self.templates.as_deref())
     }
 }
 
@@ -76,8 +82,10 @@ enum Verb {
     Ps(ps::Args),
     Exec(exec::Args),
     Logs(logs::Args),
+    Stats(stats::Args),
     Stop(stop::Args),
     Rm(rm::Args),
+    Template(template::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
     Vm(vm::Args),
@@ -106,8 +114,10 @@ impl Verb {
             Self::Ps(args) => ps::run(&args, global),
             Self::Exec(args) => exec::run(args, global),
             Self::Logs(args) => logs::run(&args, global),
+            Self::Stats(args) => stats::run(&args, global),
             Self::Stop(args) => stop::run(args, global),
             Self::Rm(args) => rm::run(args, global),
+            Self::Template(args) => template::run(args, global),
             Self::Doctor(args) => doctor::run(&args, global),
             Self::Bench(args) => bench::run(args, global),
             Self::Vm(args) => vm::run(args),

@@ -49,6 +49,10 @@ pub struct Args {
     /// Another guest kernel than ampoule's
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
+    /// How the guest comes to life: restored from a template, which the first start makes, or
+    /// booted
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Start::Warm)]
+    start: Start,
     /// Print how long each phase of the start took, on standard error
     #[arg(long, conflicts_with = "detach")]
     timings: bool,
@@ -67,6 +71,14 @@ pub struct Args {
     help: Option<bool>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Start {
+    /// Boot its kernel
+    Cold,
+    /// Restore a template; boot where that cannot be done
+    Warm,
+}
+
 /// Runs the verb.
 pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     let command_us = now_us();
@@ -81,7 +93,6 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     }
     let image = Store::open(&places.data).map_err(SandboxError::from)?;
     let image = image.get(&options.image).map_err(SandboxError::from)?;
-    let ends = Ends::Own { stdin: options.interactive };
     let job = keeper::Job {
         places: &places,
         image: &image,
@@ -89,7 +100,7 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
         command_us,
         timings: timings || timings_file.is_some(),
     };
-    let outcome = keeper::run(&job, |_| Ok(ends), |_| {})?;
+    let outcome = keeper::run(&job, |_| Ok(Ends::Own { stdin: options.interactive }), |_| {})?;
     if let Some(lost) = outcome.lost_output {
         eprintln!("ampoule: the container's output could not be written: {lost}");
     }
@@ -125,5 +136,6 @@ fn options(args: Args) -> Options {
         terminal: args.process.tty,
         terminal_size: args.process.tty.then(terminal::size).flatten(),
         remove: args.rm,
+        cold: args.start == Start::Cold,
     }
 }

@@ -1,16 +1,28 @@
 //! Whole JSON messages over a `SOCK_SEQPACKET` socket pair between two of ampoule's own processes:
-//! one message is one packet, so nothing is framed and nothing can be cut.
+//! one message is one packet, so nothing is framed and nothing can be cut. Descriptors may come with
+//! a message.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::cmsg_space;
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    connect, recv, recvmsg, sendmsg, setsockopt, socket, socketpair,
+};
+use nix::sys::time::TimeVal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Largest message in bytes: far above a machine's configuration or a console's tail, and below
 /// what a socket buffer takes by default.
 const LIMIT: usize = 128 << 10;
+
+/// Most descriptors that are taken with a message.
+pub const MAX_DESCRIPTORS: usize = 4;
 
 /// Why a message could not be sent or taken.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +33,9 @@ pub enum ChannelError {
     /// not the message that was expected
     #[error("malformed control message")]
     Malformed(#[from] serde_json::Error),
+    /// more than belong to the message
+    #[error("a control message came with {0} descriptors too many or too few")]
+    Descriptors(usize),
     /// beyond the limit
     #[error("a control message of {0} bytes is beyond the limit of {LIMIT}")]
     TooLarge(usize),
@@ -51,14 +66,84 @@ impl Channel {
         Ok(Self { socket })
     }
 
+    /// Connects to a listening socket.
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Ok(Self { socket })
+    }
+
+    /// Gives up on a receive after this long.
+    pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
+        let seconds = libc::time_t::try_from(patience.as_secs()).unwrap_or(libc::time_t::MAX);
+        setsockopt(&self.socket, ReceiveTimeout, &TimeVal::new(seconds, 0))?;
+        Ok(())
+    }
+
     /// Sends a message whole.
     pub fn send<T: Serialize>(&self, message: &T) -> Result<(), ChannelError> {
+        self.send_with(message, &[])
+    }
+
+    /// Sends a message whole, with descriptors.
+    pub fn send_with<T: Serialize>(
+        &self,
+        message: &T,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), ChannelError> {
         let bytes = serde_json::to_vec(message)?;
         if bytes.len() > LIMIT {
             return Err(ChannelError::TooLarge(bytes.len()));
         }
-        send(self.socket.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL).map_err(io::Error::from)?;
+        let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let rights = if raw.is_empty() { &rights[..0] } else { &rights };
+        let parts = [IoSlice::new(&bytes)];
+        sendmsg::<()>(self.socket.as_raw_fd(), &parts, rights, MsgFlags::MSG_NOSIGNAL, None)
+            .map_err(io::Error::from)?;
         Ok(())
+    }
+
+    /// Takes a message and up to [`MAX_DESCRIPTORS`] descriptors; `None` when the other end is
+    /// closed.
+    ///
+    /// # Errors
+    /// More than `most` descriptors came with it: they are closed.
+    pub fn receive_with<T: DeserializeOwned>(
+        &self,
+        most: usize,
+    ) -> Result<Option<(T, Vec<OwnedFd>)>, ChannelError> {
+        let mut bytes = vec![0u8; LIMIT];
+        let mut room = cmsg_space!([RawFd; MAX_DESCRIPTORS]);
+        let mut descriptors = Vec::new();
+        let n = loop {
+            let mut parts = [IoSliceMut::new(&mut bytes)];
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            match recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut room), flags) {
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(nix::errno::Errno::ECONNRESET) => return Ok(None),
+                Err(errno) => return Err(io::Error::from(errno).into()),
+                Ok(message) => {
+                    for part in message.cmsgs().map_err(io::Error::from)? {
+                        if let ControlMessageOwned::ScmRights(fds) = part {
+                            // SAFETY: the kernel made these descriptors for this process just now.
+                            descriptors.extend(
+                                fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+                            );
+                        }
+                    }
+                    break message.bytes;
+                }
+            }
+        };
+        if n == 0 {
+            return Ok(None);
+        }
+        if descriptors.len() > most {
+            return Err(ChannelError::Descriptors(descriptors.len()));
+        }
+        Ok(Some((serde_json::from_slice(&bytes[..n])?, descriptors)))
     }
 
     /// Takes a message; `None` when the other end is closed.
@@ -76,6 +161,13 @@ impl Channel {
             return Ok(None);
         }
         Ok(Some(serde_json::from_slice(&bytes[..n])?))
+    }
+}
+
+impl From<OwnedFd> for Channel {
+    /// An end that somebody else made.
+    fn from(socket: OwnedFd) -> Self {
+        Self { socket }
     }
 }
 
@@ -101,6 +193,22 @@ mod tests {
         assert_eq!(ours.receive::<String>().unwrap().unwrap(), long);
         assert_eq!(ours.receive::<String>().unwrap().unwrap(), "second");
         assert!(ours.receive::<String>().unwrap().is_none());
+    }
+
+    #[test]
+    fn descriptors_come_with_their_message_and_no_more_than_are_wanted() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let theirs = Channel { socket: theirs };
+        let file = tempfile::tempfile().unwrap();
+        for _ in 0..2 {
+            theirs.send_with(&"two", &[file.as_fd(), file.as_fd()]).unwrap();
+        }
+        let (message, files) = ours.receive_with::<String>(2).unwrap().unwrap();
+        assert_eq!((message.as_str(), files.len()), ("two", 2));
+        let refused = ours.receive_with::<String>(1);
+        assert!(matches!(refused, Err(ChannelError::Descriptors(2))));
+        theirs.send(&"none").unwrap();
+        assert!(ours.receive_with::<String>(2).unwrap().unwrap().1.is_empty());
     }
 
     #[test]

@@ -1,23 +1,50 @@
-//! What a keeper and its monitor say to each other.
+//! What a monitor and those who deal with it say to each other: its keeper, and other commands over
+//! the sandbox's control socket.
 
 use serde::{Deserialize, Serialize};
 
 use crate::vmm::config::MachineConfig;
+use crate::vmm::snapshot::state::Plugs;
 
-/// The keeper's first message.
+/// The keeper's first message. With it come descriptors, in this order, as far as they are there:
+/// the vsock device's listening socket, the control socket, the snapshot's state and memory.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MonitorConfig {
     /// The machine.
-    pub machine: MachineConfig,
+    pub machine: Start,
+    /// The vsock device's socket listens already, and is handed over.
+    pub vsock: bool,
+    /// A socket that other commands connect to is handed over.
+    pub control: bool,
 }
 
-/// What the keeper asks of a running monitor.
+/// How a machine comes to life.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// From its kernel on.
+    Boot(MachineConfig),
+    /// From a snapshot, which is handed over, with these things plugged in.
+    Restore(Plugs),
+}
+
+/// What is asked of a running monitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum MonitorRequest {
     /// Answered with [`MonitorEvent::Timings`].
     Timings,
+    /// Stop the machine until [`MonitorRequest::Resume`]. [`MonitorEvent::Done`].
+    Pause,
+    /// Let a paused machine go on. [`MonitorEvent::Done`].
+    Resume,
+    /// Write the machine down, to two empty files whose descriptors come with this: its state and
+    /// its memory. A machine that runs is paused meanwhile. [`MonitorEvent::Done`].
+    Snapshot {
+        /// So that the memory can be verified later.
+        checksum: bool,
+    },
 }
 
 /// What the monitor tells.
@@ -31,10 +58,19 @@ pub enum MonitorEvent {
         /// When the first vCPU went into KVM_RUN for the first time.
         first_run_us: u64,
     },
+    /// What was asked for is done.
+    Done,
+    /// What was asked for cannot be done; the machine is as it was.
+    Refused {
+        /// Why.
+        message: String,
+    },
     /// The machine could not be made.
     Failed {
         /// Why.
         message: String,
+        /// The snapshot is the reason: another one, or none, may do.
+        snapshot: bool,
     },
     /// The machine has ended; the last message.
     Ended {

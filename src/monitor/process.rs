@@ -1,8 +1,11 @@
 //! The monitor's own life, in order: configuration, machine, events, end.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::process;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -10,12 +13,15 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 
-use super::channel::{Channel, ChannelError};
-use super::control::{Cause, MonitorConfig, MonitorEvent, MonitorRequest};
-use crate::clock::{micros, now_us};
+use super::channel::{Channel, ChannelError, MAX_DESCRIPTORS};
+use super::control::{Cause, MonitorConfig, MonitorEvent, Start};
+use super::server::Server;
+use crate::clock::now_us;
 use crate::report::chain;
+use crate::vmm::config::VsockConfig;
 use crate::vmm::exit::Exit;
 use crate::vmm::machine::{Machine, MachineError, Running};
+use crate::vmm::snapshot::Snapshot;
 
 /// Descriptors that a monitor may have open: 1,024 vsock connections and as much again.
 const DESCRIPTORS: u64 = 2048;
@@ -48,16 +54,20 @@ pub fn main() -> Result<(), MonitorError> {
     let control = Channel::from_stdin().map_err(MonitorError::NoKeeper)?;
     // The keeper reads its signals from a descriptor; a monitor is ended by them.
     SigSet::all().thread_unblock().map_err(|errno| MonitorError::Wait(errno.into()))?;
-    let Some(config) = control.receive::<MonitorConfig>()? else { return Ok(()) };
-    let running = match Machine::new(config.machine).and_then(Machine::start) {
+    let received = control.receive_with::<MonitorConfig>(MAX_DESCRIPTORS)?;
+    let Some((config, descriptors)) = received else { return Ok(()) };
+    let mut descriptors = Descriptors(descriptors.into_iter());
+    let vsock = config.vsock.then(|| descriptors.next()).transpose()?;
+    let listener = config.control.then(|| descriptors.next()).transpose()?;
+    let running = match make(config.machine, vsock, &mut descriptors)?.and_then(Machine::start) {
         Ok(running) => running,
         Err(error) => {
-            let message = chain(&error);
-            tell(&control, &MonitorEvent::Failed { message });
+            let (message, snapshot) = (chain(&error), error.is_of_a_snapshot());
+            tell(&control, &MonitorEvent::Failed { message, snapshot });
             return Ok(());
         }
     };
-    serve(&control, &running, entered_us)?;
+    serve(&control, &running, listener, entered_us)?;
     running.stop();
     let console = running.console();
     let cause = cause(running.finish());
@@ -66,20 +76,60 @@ pub fn main() -> Result<(), MonitorError> {
     Ok(())
 }
 
+/// What came with the configuration, one by one.
+struct Descriptors(std::vec::IntoIter<OwnedFd>);
+
+impl Descriptors {
+    fn next(&mut self) -> Result<OwnedFd, ChannelError> {
+        self.0.next().ok_or(ChannelError::Descriptors(0))
+    }
+}
+
+/// The machine that is asked for; the outer error is that of a keeper that hands over too little.
+fn make(
+    start: Start,
+    vsock: Option<OwnedFd>,
+    descriptors: &mut Descriptors,
+) -> Result<Result<Machine, MachineError>, ChannelError> {
+    let vsock = vsock.map(|socket| Arc::new(UnixListener::from(socket)));
+    let plug = |config: &mut Option<VsockConfig>| {
+        if let Some(config) = config {
+            config.listener = vsock;
+        }
+    };
+    Ok(match start {
+        Start::Boot(mut config) => {
+            plug(&mut config.vsock);
+            Machine::new(config)
+        }
+        Start::Restore(mut plugs) => {
+            plug(&mut plugs.vsock);
+            let (state, memory) = (File::from(descriptors.next()?), descriptors.next()?.into());
+            Snapshot::read(&state, memory)
+                .map_err(MachineError::from)
+                .and_then(|snapshot| Machine::restore(snapshot, plugs))
+        }
+    })
+}
+
 /// Tells the keeper, if there still is one.
 fn tell(control: &Channel, event: &MonitorEvent) {
     let _ = control.send(event);
 }
 
-/// Answers the keeper until the machine or the keeper ends.
-fn serve(control: &Channel, running: &Running, entered_us: u64) -> Result<(), MonitorError> {
+/// Answers the keeper, and whoever connects to `listener`, until the machine or the keeper ends.
+fn serve(
+    control: &Channel,
+    running: &Running,
+    listener: Option<OwnedFd>,
+    entered_us: u64,
+) -> Result<(), MonitorError> {
+    let mut server = Server::new(running, listener, entered_us);
     // SAFETY: the descriptor lives as long as `running`, which this call borrows.
     let ended = unsafe { BorrowedFd::borrow_raw(running.exit_event()) };
     loop {
-        let mut fds = [
-            PollFd::new(ended, PollFlags::POLLIN),
-            PollFd::new(control.as_fd(), PollFlags::POLLIN),
-        ];
+        let watched = [ended, control.as_fd()].into_iter().chain(server.descriptors());
+        let mut fds: Vec<_> = watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(MonitorError::Wait(errno.into())),
@@ -88,13 +138,10 @@ fn serve(control: &Channel, running: &Running, entered_us: u64) -> Result<(), Mo
         if fds[0].any() == Some(true) {
             return Ok(());
         }
-        match control.receive()? {
-            Some(MonitorRequest::Timings) => {
-                let first_run_us = running.first_run().map_or(0, micros);
-                control.send(&MonitorEvent::Timings { entered_us, first_run_us })?;
-            }
-            None => return Ok(()),
+        if fds[1].any() == Some(true) && !server.attend(control)? {
+            return Ok(());
         }
+        server.process();
     }
 }
 

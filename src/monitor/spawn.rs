@@ -30,8 +30,12 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Starts a monitor for this machine.
-    pub fn spawn(id: &str, config: &MonitorConfig) -> Result<Self, SpawnError> {
+    /// Starts a monitor for this machine, with the descriptors that belong to the configuration.
+    pub fn spawn(
+        id: &str,
+        config: &MonitorConfig,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Self, SpawnError> {
         let (control, theirs) = Channel::pair().map_err(SpawnError::Process)?;
         let child = Command::new("/proc/self/exe")
             .arg0("ampoule")
@@ -44,7 +48,7 @@ impl Monitor {
             .spawn()
             .map_err(SpawnError::Process)?;
         let monitor = Self { child, control };
-        monitor.control.send(config).map_err(SpawnError::Configure)?;
+        monitor.control.send_with(config, descriptors).map_err(SpawnError::Configure)?;
         Ok(monitor)
     }
 
@@ -53,9 +57,13 @@ impl Monitor {
         i32::try_from(self.child.id()).unwrap_or(-1)
     }
 
-    /// Asks it something.
-    pub fn ask(&self, request: MonitorRequest) -> Result<(), ChannelError> {
-        self.control.send(&request)
+    /// Asks it something, with the descriptors that belong to that.
+    pub fn ask(
+        &self,
+        request: MonitorRequest,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), ChannelError> {
+        self.control.send_with(&request, descriptors)
     }
 
     /// Takes what it tells next; `None` when it is gone.

@@ -1,11 +1,11 @@
 //! One process in a sandbox, as its keeper sees it: started, fed with signals, waited for.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ampoule_protocol::message::{
-    Create, Exec, ExitStatus, ProcessId, Request, Rootfs, RootfsSource, Stdio, UserName,
+    Create, Exec, ExitStatus, ProcessId, Request, Rootfs, RootfsSource, Stdio, UserName, Wake,
     WritableLayer,
 };
 use nix::sys::signal::Signal;
@@ -15,7 +15,7 @@ use super::launch::IMAGE_DISK;
 use super::signals::{Patience, Signals};
 use super::spec::ContainerSpec;
 use super::streams::{Ends, Streams};
-use crate::agent::{Client, ClientError, EXCHANGE_TIME};
+use crate::agent::{Client, ClientError, EXCHANGE_TIME, Opening};
 use crate::terminal;
 
 /// Name of the container in its sandbox.
@@ -29,16 +29,35 @@ const SIGNAL_TIME: Duration = Duration::from_secs(5);
 pub struct Running {
     id: ProcessId,
     has_terminal: bool,
+    vsock: PathBuf,
     /// Carries the outstanding wait.
     wait: Client,
-    /// Carries signals and sizes; their replies are not looked at, for they change nothing.
-    side: Client,
+    /// Carries signals and sizes, from the first one on; their replies are not looked at, for they
+    /// change nothing.
+    side: Option<Client>,
     /// Its output.
     pub streams: Streams,
 }
 
-/// Creates the container and starts its first process.
-pub fn start(vsock: &Path, made: ContainerSpec, ends: &Ends) -> Result<Running, SandboxError> {
+/// A container that was asked for, all at once: nothing of it waits for an answer of the guest.
+#[derive(Debug)]
+pub struct Starting {
+    id: ProcessId,
+    has_terminal: bool,
+    vsock: PathBuf,
+    stdio: Stdio,
+    opening: Opening,
+    wakes: bool,
+}
+
+/// Asks for a container and its first process, of a guest that is first to be woken where it was
+/// restored.
+pub fn start(
+    vsock: &Path,
+    made: ContainerSpec,
+    ends: &Ends,
+    wake: Option<Wake>,
+) -> Result<Starting, SandboxError> {
     let id = ProcessId::init(CONTAINER);
     let terminal = made.spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
     let stdio = Streams::names(&id.process, ends, terminal);
@@ -52,13 +71,41 @@ pub fn start(vsock: &Path, made: ContainerSpec, ends: &Ends) -> Result<Running, 
         user: made.user.map(|user| UserName { user }),
         stdio: stdio.clone(),
     }));
-    let mut wait = Client::open(vsock, EXCHANGE_TIME)?;
-    wait.send(&create)?;
-    // The agent takes streams before and after their request: no need to wait in between.
-    let streams = Streams::attach(vsock, &stdio, ends)?;
-    wait.receive_created()?;
-    wait.call(&Request::Start(id.clone()))?;
-    Running::of(id, terminal, wait, vsock, streams)
+    let mut opening = Client::begin(vsock, EXCHANGE_TIME)?;
+    let wakes = wake.is_some();
+    if let Some(wake) = wake {
+        opening.send(&Request::Wake(Box::new(wake)))?;
+    }
+    opening.send(&create)?;
+    opening.send(&Request::Start(id.clone()))?;
+    opening.send(&Request::Wait(id.clone()))?;
+    let vsock = vsock.to_owned();
+    Ok(Starting { id, has_terminal: terminal, vsock, stdio, opening, wakes })
+}
+
+impl Starting {
+    /// Waits until the process runs; `woken` is called when the guest is.
+    pub fn finish(self, ends: &Ends, woken: impl FnOnce()) -> Result<Running, SandboxError> {
+        let Self { id, has_terminal, vsock, stdio, opening, wakes } = self;
+        let mut wait = opening.finish()?;
+        if wakes {
+            wait.receive_done()?;
+            woken();
+        }
+        // The agent takes streams before and after their request: they are connected while it makes
+        // the container.
+        let streams = Streams::attach(&vsock, &stdio, ends)?;
+        wait.receive_created()?;
+        wait.receive_done()?;
+        Ok(Running { id, has_terminal, vsock, wait, side: None, streams })
+    }
+}
+
+impl AsFd for Starting {
+    /// Readable when the guest answers, or is gone.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.opening.as_fd()
+    }
 }
 
 /// Starts a further process in the container.
@@ -70,23 +117,12 @@ pub fn exec(vsock: &Path, exec: Exec, ends: &Ends) -> Result<Running, SandboxErr
     wait.send(&Request::Exec(Box::new(exec)))?;
     let streams = Streams::attach(vsock, &stdio, ends)?;
     wait.receive_created()?;
-    Running::of(id, terminal, wait, vsock, streams)
+    wait.send(&Request::Wait(id.clone()))?;
+    let vsock = vsock.to_owned();
+    Ok(Running { id, has_terminal: terminal, vsock, wait, side: None, streams })
 }
 
 impl Running {
-    fn of(
-        id: ProcessId,
-        has_terminal: bool,
-        mut wait: Client,
-        vsock: &Path,
-        streams: Streams,
-    ) -> Result<Self, SandboxError> {
-        wait.send(&Request::Wait(id.clone()))?;
-        // The program runs already: nobody waits for this second connection.
-        let side = Client::open(vsock, SIGNAL_TIME)?;
-        Ok(Self { id, has_terminal, wait, side, streams })
-    }
-
     /// Passes the next signal on: whether the caller's patience has ended with it.
     pub fn pass_next_on(
         &mut self,
@@ -107,16 +143,20 @@ impl Running {
 
     /// Passes a signal on; a change of the terminal's size becomes just that.
     fn pass_on(&mut self, signal: Signal) -> Result<(), ClientError> {
+        let side = match &mut self.side {
+            Some(side) => side,
+            none => none.insert(Client::open(&self.vsock, SIGNAL_TIME)?),
+        };
         // Unread, they would in time stop the agent from reading.
-        self.side.discard_replies();
+        side.discard_replies();
         if signal == Signal::SIGWINCH {
             let Some((rows, columns)) = terminal::size().filter(|_| self.has_terminal) else {
                 return Ok(());
             };
-            return self.side.send(&Request::Resize { id: self.id.clone(), rows, columns });
+            return side.send(&Request::Resize { id: self.id.clone(), rows, columns });
         }
         let signal = signal as i32;
-        self.side.send(&Request::Kill { id: self.id.clone(), signal, all: false })
+        side.send(&Request::Kill { id: self.id.clone(), signal, all: false })
     }
 }
 

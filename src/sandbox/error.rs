@@ -10,6 +10,7 @@ use super::registry::RegistryError;
 use super::spec::SpecError;
 use super::state::{StateError, Status};
 use super::streams::StreamError;
+use super::template::TemplateError;
 use crate::agent::ClientError;
 use crate::image::StoreError;
 use crate::monitor::channel::ChannelError;
@@ -40,6 +41,14 @@ pub enum SandboxError {
     /// The monitor could not make the machine; its own words.
     #[error("cannot start the sandbox: {0}")]
     Machine(String),
+    #[error("cannot make a template")]
+    NoTemplate(#[from] TemplateError),
+    /// The monitor could not restore the template; its own words.
+    #[error("cannot restore the template: {0}")]
+    Template(String),
+    /// The monitor does not do what it was asked; its own words.
+    #[error("the sandbox's monitor refuses: {0}")]
+    Refused(String),
     /// The machine ended under the container.
     #[error("the sandbox died: {reason}{}", console_part(.console))]
     Died {

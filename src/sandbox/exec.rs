@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 
 use super::container::{self, CONTAINER, Running};
 use super::error::SandboxError;
-use super::launch::wait;
+use super::monitored::wait;
 use super::registry::Registry;
 use super::signals::{Patience, Signals};
 use super::spec;

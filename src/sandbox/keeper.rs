@@ -1,24 +1,29 @@
 //! Keeps one container: from its sandbox's start to the exit code.
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 
-use ampoule_protocol::message::{Event, ExitStatus};
+use ampoule_protocol::message::{Event, ExitStatus, Request};
 use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::container::{self, Running};
 use super::error::SandboxError;
-use super::launch::{Sandbox, wait};
+use super::launch::{Launched, Sandbox};
+use super::monitored::wait;
 use super::options::Options;
 use super::places::Places;
 use super::signals::{self, Patience, Signals};
 use super::spec;
 use super::state::{State, Status};
 use super::streams::Ends;
+use super::template::{Template, Templates};
 use super::timings::Timings;
-use crate::agent::Ready;
+use super::wake::wake;
+use crate::agent::{Client, EXCHANGE_TIME};
 use crate::clock::now_us;
 use crate::image::Image;
+use crate::report::chain;
 use crate::terminal::RawTerminal;
 
 /// How a container ended.
@@ -53,23 +58,25 @@ pub struct Job<'a> {
 /// On failure nothing is left behind.
 pub fn run(
     job: &Job<'_>,
-    ends: impl FnOnce(&State) -> Result<Ends, SandboxError>,
+    ends: impl Fn(&State) -> Result<Ends, SandboxError>,
     started: impl FnOnce(&State),
 ) -> Result<Outcome, SandboxError> {
-    let Job { places, image, options, .. } = *job;
+    let Job { places, options, .. } = *job;
+    // Before signals are blocked: an interrupt ends the making of a template at once.
+    let template = template(places, options);
     let signals = Signals::block().map_err(SandboxError::host("cannot block signals"))?;
-    let (mut sandbox, listener) = Sandbox::launch(places, image, options)?;
-    sandbox.timings.command_us = job.command_us;
-    // Everything up to the next wait is done while the guest boots.
-    let made = spec::container(&sandbox.state.id, &image.config, options)?;
-    let ends = ends(&sandbox.state)?;
-    let mut ready = sandbox.await_ready(listener, &signals)?;
-
-    let raw = enter_raw(options)?;
-    let vsock = sandbox.kept().map(|kept| kept.folder.vsock()).unwrap_or_default();
-    let mut running =
-        container::start(&vsock, made, &ends).map_err(|error| sandbox.or_its_death(error))?;
-    sandbox.timings.started_us = now_us();
+    let begun = match begin(job, template.as_ref(), &signals, &ends) {
+        Err(error @ SandboxError::Template(_)) => {
+            warn("the sandbox is booted instead, its template made anew next time", &error);
+            let forgotten = Templates::key(options)
+                .and_then(|key| Ok(Templates::new(places.templates()).remove(&key)?));
+            // Another start may have been faster.
+            let _ = forgotten;
+            begin(job, None, &signals, &ends)
+        }
+        begun => begun,
+    };
+    let Begun { mut sandbox, mut running, events, raw } = begun?;
     sandbox.state.status = Status::Running;
     sandbox.state.started = Some(Timestamp::now());
     sandbox.write_state()?;
@@ -77,10 +84,14 @@ pub fn run(
     if job.timings {
         sandbox.take_timings()?;
     }
+    let mut events = match events {
+        Some(events) => events,
+        None => open_events(&mut sandbox)?,
+    };
     // What others left is cleared when nobody waits for it; that it could not be is theirs to tell.
     let _ = sandbox.sweep();
 
-    let exit = keep(&mut sandbox, &mut running, &mut ready, &signals);
+    let exit = keep(&mut sandbox, &mut running, &mut events, &signals);
     drop(raw);
     let lost_output = running.streams.failure();
     finish(sandbox, exit, options.remove).map(|(code, timings)| Outcome {
@@ -88,6 +99,85 @@ pub fn run(
         lost_output,
         timings,
     })
+}
+
+/// A container whose program runs.
+struct Begun {
+    sandbox: Sandbox,
+    running: Running,
+    /// What carries the agent's events; a restored guest's is still to be opened.
+    events: Option<Client>,
+    raw: Option<RawTerminal>,
+}
+
+/// Starts the sandbox, and the container in it.
+fn begin(
+    job: &Job<'_>,
+    template: Option<&Template>,
+    signals: &Signals,
+    ends: impl Fn(&State) -> Result<Ends, SandboxError>,
+) -> Result<Begun, SandboxError> {
+    let Job { places, image, options, .. } = *job;
+    let (mut sandbox, launched) = Sandbox::launch(places, image, options, template)?;
+    sandbox.guest.timings.command_us = job.command_us;
+    // Everything up to the next wait is done while the guest starts.
+    let made = spec::container(&sandbox.state.id, &image.config, options)?;
+    let ends = ends(&sandbox.state)?;
+    let vsock = vsock(&sandbox);
+    let (events, wake) = match launched {
+        Launched::Cold(listener) => {
+            (Some(sandbox.guest.await_ready(listener, Some(signals))?.events), None)
+        }
+        Launched::Warm => {
+            let hostname = made.spec.hostname().as_deref().unwrap_or("ampoule");
+            (None, Some(wake(hostname)?))
+        }
+    };
+    let raw = enter_raw(options)?;
+    let starting = container::start(&vsock, made, &ends, wake)
+        .map_err(|error| sandbox.guest.or_its_death(error))?;
+    sandbox.guest.await_guest(starting.as_fd(), Some(signals))?;
+    let mut woken_us = sandbox.guest.timings.ready_us;
+    let running = starting
+        .finish(&ends, || woken_us = now_us())
+        .map_err(|error| sandbox.guest.or_its_death(error))?;
+    sandbox.guest.timings.ready_us = woken_us;
+    sandbox.guest.timings.started_us = now_us();
+    Ok(Begun { sandbox, running, events, raw })
+}
+
+/// The template to start from; none where the user wants none, or none can be had.
+fn template(places: &Places, options: &Options) -> Option<Template> {
+    if options.cold {
+        return None;
+    }
+    match Templates::new(places.templates()).get(options) {
+        Ok(template) => Some(template),
+        // Would be in the way of a boot, too, which tells it.
+        Err(SandboxError::GuestFiles(_)) => None,
+        Err(error) => {
+            warn("the sandbox is booted instead", &error);
+            None
+        }
+    }
+}
+
+fn warn(what: &str, error: &SandboxError) {
+    eprintln!("ampoule: warning: {}: {what}", chain(error));
+}
+
+/// Has a restored guest's agent tell its events. The container runs already: nobody waits for this.
+fn open_events(sandbox: &mut Sandbox) -> Result<Client, SandboxError> {
+    let open = || {
+        let mut opening = Client::begin(&vsock(sandbox), EXCHANGE_TIME)?;
+        opening.send(&Request::Events)?;
+        opening.finish()
+    };
+    open().map_err(|error| sandbox.guest.or_its_death(error))
+}
+
+fn vsock(sandbox: &Sandbox) -> PathBuf {
+    sandbox.kept().map(|kept| kept.folder.vsock()).unwrap_or_default()
 }
 
 fn enter_raw(options: &Options) -> Result<Option<RawTerminal>, SandboxError> {
@@ -103,7 +193,7 @@ fn finish(
     exit: Result<ExitStatus, SandboxError>,
     remove: bool,
 ) -> Result<(u8, Timings), SandboxError> {
-    sandbox.timings.exited_us = now_us();
+    sandbox.guest.timings.exited_us = now_us();
     sandbox.state.status = Status::Exited;
     sandbox.state.finished = Some(Timestamp::now());
     sandbox.state.oom_killed = exit.as_ref().is_ok_and(|status| status.oom_killed);
@@ -121,7 +211,7 @@ fn finish(
 fn keep(
     sandbox: &mut Sandbox,
     running: &mut Running,
-    ready: &mut Ready,
+    agent: &mut Client,
     signals: &Signals,
 ) -> Result<ExitStatus, SandboxError> {
     let mut patience = Patience::default();
@@ -130,14 +220,15 @@ fn keep(
         let mut fds = vec![
             PollFd::new(running.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(sandbox.monitor().as_fd(), PollFlags::POLLIN),
+            PollFd::new(sandbox.as_fd(), PollFlags::POLLIN),
         ];
         if events {
-            fds.push(PollFd::new(ready.as_fd(), PollFlags::POLLIN));
+            fds.push(PollFd::new(agent.as_fd(), PollFlags::POLLIN));
         }
         match wait(&mut fds, PollTimeout::NONE)? {
             Some(0) => {
-                let exit = running.take_exit().map_err(|error| sandbox.or_its_death(error))?;
+                let exit =
+                    running.take_exit().map_err(|error| sandbox.guest.or_its_death(error))?;
                 drain(sandbox, running, signals)?;
                 return Ok(exit);
             }
@@ -147,11 +238,11 @@ fn keep(
                 }
             }
             Some(2) => {
-                if let Some(death) = sandbox.death()? {
+                if let Some(death) = sandbox.guest.death()? {
                     return Err(death);
                 }
             }
-            _ => match ready.event() {
+            _ => match agent.event() {
                 Ok(Event::OutOfMemory { .. }) => sandbox.state.oom_killed = true,
                 Ok(Event::Fatal { message }) => {
                     return Err(SandboxError::Died { reason: message, console: String::new() });
@@ -170,7 +261,7 @@ fn drain(sandbox: &Sandbox, running: &Running, signals: &Signals) -> Result<(), 
         let mut fds = [
             PollFd::new(running.streams.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(sandbox.monitor().as_fd(), PollFlags::POLLIN),
+            PollFd::new(sandbox.as_fd(), PollFlags::POLLIN),
         ];
         match wait(&mut fds, PollTimeout::NONE)? {
             Some(1) => {

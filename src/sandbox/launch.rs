@@ -1,35 +1,29 @@
-//! Starts a sandbox: its folder, its monitor, and the wait for its agent.
+//! Starts a sandbox: its folder and its monitor, cold from the kernel on or warm from a template.
 
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
-
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::error::SandboxError;
 use super::guest::GuestFiles;
+use super::monitored::Monitored;
 use super::options::Options;
 use super::places::Places;
 use super::registry::{Kept, Registry};
-use super::signals::{self, Signals};
 use super::spec;
 use super::state::State;
+use super::template::{self, Template};
 use super::timings::Timings;
-use crate::agent::{Ready, ReadyListener};
+use crate::agent::ReadyListener;
 use crate::clock::now_us;
 use crate::image::Image;
-use crate::monitor::control::{Cause, MonitorConfig, MonitorEvent, MonitorRequest};
-use crate::monitor::spawn::Monitor;
-use crate::vmm::config::{DiskConfig, MachineConfig, SerialMode, VsockConfig};
-
-/// How long a guest may take to boot. It bounds what a hung guest can hold up; a host with hardware
-/// virtualization needs less than a second.
-const READY_TIME: Duration = Duration::from_secs(120);
+use crate::monitor::control::{MonitorRequest, Start};
+use crate::vmm::config::{DiskConfig, VsockConfig};
+use crate::vmm::snapshot::state::Plugs;
 
 /// Serial number of the disk that holds the image.
 pub const IMAGE_DISK: &str = "image";
 
 /// Context id of every guest: a sandbox's vsock is its own, so they need not differ.
-const GUEST_CID: u64 = 3;
+pub const GUEST_CID: u64 = 3;
 
 /// A sandbox whose keeper is this process. Dropping it leaves nothing behind but, where the options
 /// say so, its record.
@@ -38,35 +32,49 @@ pub struct Sandbox {
     registry: Registry,
     /// `None` once it is cleared away.
     kept: Option<Kept>,
-    monitor: Monitor,
+    /// Its guest.
+    pub guest: Monitored,
     /// What other commands read of it.
     pub state: State,
-    /// When what happened.
-    pub timings: Timings,
 }
 
-/// What the wait for an event of a sandbox brought.
-enum Event {
-    Monitor,
-    Signal,
-    Ready,
+/// How a sandbox came to life.
+#[derive(Debug)]
+pub enum Launched {
+    /// Its kernel boots; its agent will connect here.
+    Cold(ReadyListener),
+    /// It was restored: its agent listens already, and is to be woken.
+    Warm,
 }
 
 impl Sandbox {
-    /// Makes the folder and starts the monitor; the guest boots from here on.
+    /// Makes the folder and starts the monitor; the guest runs from here on.
     pub fn launch(
         places: &Places,
         image: &Image,
         options: &Options,
-    ) -> Result<(Self, ReadyListener), SandboxError> {
+        template: Option<&Template>,
+    ) -> Result<(Self, Launched), SandboxError> {
         let command = spec::command(&image.config, options)?;
-        let guest = GuestFiles::find(options.kernel.as_deref())?;
         let registry = Registry::new(places);
         let kept = registry.create(options.name.as_deref())?;
-        match Self::boot(&kept, image, options, command, &guest) {
-            Ok((monitor, state, listener)) => {
-                let timings = Timings::default();
-                Ok((Self { registry, kept: Some(kept), monitor, state, timings }, listener))
+        let started = match template {
+            Some(template) => Self::restore(&kept, image, template),
+            None => Self::boot(&kept, image, options),
+        };
+        let begun = started.and_then(|(guest, launched)| {
+            // Written while the guest starts.
+            let mut state =
+                State::new(kept.id.clone(), kept.name.clone(), options.image.clone(), command);
+            state.terminal = options.terminal;
+            state.remove = options.remove;
+            state.monitor = Some(guest.pid());
+            state.write(&kept.folder.state())?;
+            Ok((guest, state, launched))
+        });
+        match begun {
+            Ok((guest, state, launched)) => {
+                Ok((Self { registry, kept: Some(kept), guest, state }, launched))
             }
             Err(error) => {
                 // The first error is the one to tell.
@@ -80,134 +88,49 @@ impl Sandbox {
         kept: &Kept,
         image: &Image,
         options: &Options,
-        command: Vec<String>,
-        guest: &GuestFiles,
-    ) -> Result<(Monitor, State, ReadyListener), SandboxError> {
-        let listener = ReadyListener::bind(&kept.folder.vsock())
+    ) -> Result<(Monitored, Launched), SandboxError> {
+        let files = GuestFiles::find(options.kernel.as_deref())?;
+        let vsock = kept.folder.vsock();
+        let listener = ReadyListener::bind(&vsock)
             .map_err(SandboxError::host("cannot listen for the guest's agent"))?;
-        let machine = machine(kept, image, options, guest);
-        let monitor = Monitor::spawn(&kept.id, &MonitorConfig { machine })?;
-        // Written while the guest boots.
-        let mut state =
-            State::new(kept.id.clone(), kept.name.clone(), options.image.clone(), command);
-        state.terminal = options.terminal;
-        state.remove = options.remove;
-        state.monitor = Some(monitor.pid());
-        state.write(&kept.folder.state())?;
-        Ok((monitor, state, listener))
+        let mut machine = template::machine(&files, options, &vsock);
+        machine.disks = vec![disk(image)];
+        let start = Start::Boot(machine);
+        let guest = Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), None)?;
+        Ok((guest, Launched::Cold(listener)))
     }
 
-    /// Waits until the agent is ready, the sandbox has died, or a signal asks for an end.
-    pub fn await_ready(
-        &mut self,
-        listener: ReadyListener,
-        signals: &Signals,
-    ) -> Result<Ready, SandboxError> {
-        let until = Instant::now() + READY_TIME;
-        loop {
-            match self.wait_for_start(&listener, signals, until)? {
-                Event::Monitor => {
-                    if let Some(death) = self.death()? {
-                        return Err(death);
-                    }
-                }
-                Event::Ready => {
-                    let ready = listener.accept().map_err(|error| self.or_its_death(error))?;
-                    let hello = &ready.hello;
-                    self.timings.agent_us = hello.ready_us.saturating_sub(hello.entered_us);
-                    self.timings.ready_us = now_us();
-                    return Ok(ready);
-                }
-                Event::Signal => {
-                    let signal =
-                        signals.next().map_err(SandboxError::host("cannot read a signal"))?;
-                    if let Some(signal) = signal.filter(|signal| signals::ends(*signal)) {
-                        return Err(SandboxError::Interrupted(signal));
-                    }
-                }
-            }
-        }
-    }
-
-    fn wait_for_start(
-        &mut self,
-        listener: &ReadyListener,
-        signals: &Signals,
-        until: Instant,
-    ) -> Result<Event, SandboxError> {
-        let mut fds = [
-            PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN),
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
-        ];
-        let left = until.saturating_duration_since(Instant::now());
-        let ready = wait(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))?;
-        match ready {
-            Some(0) => Ok(Event::Monitor),
-            Some(1) => Ok(Event::Signal),
-            Some(_) => Ok(Event::Ready),
-            None => Err(SandboxError::NotReady(READY_TIME.as_secs())),
-        }
-    }
-
-    /// Takes the monitor's next event: the sandbox's death, or `None` where it lives.
-    pub fn death(&mut self) -> Result<Option<SandboxError>, SandboxError> {
-        Ok(match self.monitor.event()? {
-            Some(MonitorEvent::Ended { cause, console }) => Some(died(&cause, console)),
-            Some(MonitorEvent::Failed { message }) => Some(SandboxError::Machine(message)),
-            Some(MonitorEvent::Timings { entered_us, first_run_us }) => {
-                self.timings.monitor_us = entered_us;
-                self.timings.first_run_us = first_run_us;
-                None
-            }
-            None => Some(self.monitor_gone()),
-        })
-    }
-
-    /// The death of the sandbox, where that is what lies behind a failed conversation with it.
-    pub fn or_its_death(&mut self, error: impl Into<SandboxError>) -> SandboxError {
-        let error = error.into();
-        // Only a broken conversation: what the agent answered stands.
-        if matches!(&error, SandboxError::Agent(crate::agent::ClientError::Agent(_))) {
-            return error;
-        }
-        loop {
-            let mut fds = [PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN)];
-            // The sockets close a moment before the monitor has told why.
-            match wait(&mut fds, PollTimeout::from(2000u16)) {
-                Ok(Some(_)) => match self.death() {
-                    Ok(Some(death)) => return death,
-                    Ok(None) => {}
-                    Err(_) => return error,
-                },
-                _ => return error,
-            }
-        }
+    fn restore(
+        kept: &Kept,
+        image: &Image,
+        template: &Template,
+    ) -> Result<(Monitored, Launched), SandboxError> {
+        let vsock = kept.folder.vsock();
+        let plugs = Plugs {
+            disks: vec![disk(image)],
+            vsock: Some(VsockConfig {
+                guest_cid: GUEST_CID,
+                uds_path: vsock.clone(),
+                listener: None,
+            }),
+            ..Plugs::default()
+        };
+        let snapshot = Some([template.state.as_fd(), template.memory.as_fd()]);
+        let start = Start::Restore(plugs);
+        let mut guest =
+            Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), snapshot)?;
+        guest.timings.warm = true;
+        Ok((guest, Launched::Warm))
     }
 
     /// Asks the monitor when the machine started, and waits for its answer.
     pub fn take_timings(&mut self) -> Result<(), SandboxError> {
-        self.monitor.ask(MonitorRequest::Timings)?;
-        self.death()?.map_or(Ok(()), Err)
-    }
-
-    fn monitor_gone(&mut self) -> SandboxError {
-        let reason = match self.monitor.end() {
-            Ok((status, words)) if words.is_empty() => format!("its monitor ended ({status})"),
-            Ok((status, words)) => format!("its monitor ended ({status}): {words}"),
-            Err(error) => format!("its monitor ended ({error})"),
-        };
-        SandboxError::Died { reason, console: String::new() }
+        self.guest.ask(MonitorRequest::Timings, &[])
     }
 
     /// The sandbox's folder.
     pub fn kept(&self) -> Option<&Kept> {
         self.kept.as_ref()
-    }
-
-    /// The monitor: readable when [`Sandbox::death`] has something to say.
-    pub fn monitor(&self) -> &Monitor {
-        &self.monitor
     }
 
     /// Writes the state down.
@@ -225,7 +148,7 @@ impl Sandbox {
 
     /// Ends the machine and leaves the container's record, or nothing.
     pub fn end(mut self, keep_record: bool) -> Result<Timings, SandboxError> {
-        self.monitor.end().map_err(SandboxError::host("cannot end the sandbox's monitor"))?;
+        self.guest.end()?;
         if keep_record {
             self.write_state()?;
             if let Some(kept) = self.kept.take() {
@@ -234,8 +157,15 @@ impl Sandbox {
         } else if let Some(kept) = self.kept.take() {
             self.registry.remove(kept)?;
         }
-        self.timings.cleared_us = now_us();
-        Ok(self.timings)
+        self.guest.timings.cleared_us = now_us();
+        Ok(self.guest.timings)
+    }
+}
+
+impl AsFd for Sandbox {
+    /// Readable when its monitor has something to tell.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.guest.as_fd()
     }
 }
 
@@ -243,46 +173,15 @@ impl Drop for Sandbox {
     /// A start that failed, or a keeper that cannot go on: the machine ends, nothing stays.
     fn drop(&mut self) {
         let Some(kept) = self.kept.take() else { return };
-        let _ = self.monitor.end();
+        let _ = self.guest.end();
         let _ = self.registry.remove(kept);
     }
 }
 
-fn died(cause: &Cause, console: String) -> SandboxError {
-    SandboxError::Died { reason: cause.describe(), console }
-}
-
-fn machine(kept: &Kept, image: &Image, options: &Options, guest: &GuestFiles) -> MachineConfig {
-    let disk = DiskConfig {
-        path: image.rootfs.clone(),
+fn disk(image: &Image) -> DiskConfig {
+    DiskConfig {
+        path: Some(image.rootfs.clone()),
         read_only: true,
         serial: Some(IMAGE_DISK.to_owned()),
-    };
-    MachineConfig {
-        kernel: guest.kernel.clone(),
-        initrd: Some(guest.initramfs.clone()),
-        cmdline: String::new(),
-        vcpus: options.vcpus(),
-        memory_mib: options.machine_mib(),
-        serial: SerialMode::Off,
-        disks: vec![disk],
-        nets: Vec::new(),
-        vsock: Some(VsockConfig { guest_cid: GUEST_CID, uds_path: kept.folder.vsock() }),
-        rng: true,
-    }
-}
-
-/// Waits for the first of some descriptors: its index, or `None` when the time is over.
-pub fn wait(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<Option<usize>, SandboxError> {
-    loop {
-        match poll(fds, timeout) {
-            Ok(0) => return Ok(None),
-            Ok(_) => {
-                let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-                return Ok(fds.iter().position(ready));
-            }
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(errno) => return Err(SandboxError::host("cannot wait for events")(errno.into())),
-        }
     }
 }

@@ -8,6 +8,7 @@
 //! * [`launch`], [`container`]: monitor and agent, then the container's process
 //! * [`process`]: handles on other processes
 //! * [`log`], [`timings`]: what a detached container wrote; when what happened
+//! * [`stats`]: what a running one takes of the host
 
 mod container;
 pub mod detach;
@@ -18,6 +19,7 @@ pub mod keeper;
 mod launch;
 pub mod lifecycle;
 pub mod log;
+mod monitored;
 mod options;
 mod places;
 pub mod process;
@@ -25,8 +27,11 @@ mod registry;
 mod signals;
 pub mod spec;
 mod state;
+pub mod stats;
 mod streams;
+pub mod template;
 pub mod timings;
+mod wake;
 
 pub use error::SandboxError;
 pub use guest::{GuestFiles, GuestFilesError};

@@ -50,6 +50,8 @@ pub struct Options {
     pub terminal_size: Option<(u16, u16)>,
     /// Remove the container's record when it ends.
     pub remove: bool,
+    /// Boot the guest's kernel, rather than restore a template.
+    pub cold: bool,
 }
 
 impl Options {

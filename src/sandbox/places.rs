@@ -13,19 +13,22 @@ pub struct Places {
     pub data: PathBuf,
     /// What a reboot may take: sandboxes. `/run/ampoule`, or `$XDG_RUNTIME_DIR/ampoule`.
     pub state: PathBuf,
+    /// Templates, where they are not in `templates` of the data.
+    pub templates: Option<PathBuf>,
 }
 
 impl Places {
     /// The given folders, or the user's defaults.
-    pub fn new(data: Option<&Path>, state: Option<&Path>) -> Self {
+    pub fn new(data: Option<&Path>, state: Option<&Path>, templates: Option<&Path>) -> Self {
         let defaults = if geteuid().is_root() {
-            Self { data: "/var/lib/ampoule".into(), state: "/run/ampoule".into() }
+            Self { data: "/var/lib/ampoule".into(), state: "/run/ampoule".into(), templates: None }
         } else {
             Self::of_user(|name| env::var_os(name).map(PathBuf::from))
         };
         Self {
             data: data.map_or(defaults.data, absolute),
             state: state.map_or(defaults.state, absolute),
+            templates: templates.map(absolute),
         }
     }
 
@@ -34,7 +37,12 @@ impl Places {
         let data = variable("XDG_DATA_HOME").unwrap_or_else(|| home.join(".local/share"));
         let run = variable("XDG_RUNTIME_DIR")
             .unwrap_or_else(|| env::temp_dir().join(format!("ampoule-{}", geteuid())));
-        Self { data: data.join("ampoule"), state: run.join("ampoule") }
+        Self { data: data.join("ampoule"), state: run.join("ampoule"), templates: None }
+    }
+
+    /// Folder of the templates.
+    pub fn templates(&self) -> PathBuf {
+        self.templates.clone().unwrap_or_else(|| self.data.join("templates"))
     }
 
     /// Folder of all sandboxes' state.
@@ -69,7 +77,8 @@ mod tests {
             "XDG_RUNTIME_DIR" => Some("/r".into()),
             _ => None,
         });
-        assert_eq!(places, Places { data: "/d/ampoule".into(), state: "/r/ampoule".into() });
+        assert_eq!(places.data, Path::new("/d/ampoule"));
+        assert_eq!(places.state, Path::new("/r/ampoule"));
         let home = Places::of_user(|name| (name == "HOME").then(|| "/home/u".into()));
         assert_eq!(home.data, Path::new("/home/u/.local/share/ampoule"));
     }

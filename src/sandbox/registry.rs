@@ -1,7 +1,7 @@
 //! The sandboxes of this host: making, finding and clearing away their folders.
 //!
 //! ```text
-//! <state>/sandboxes/<12 digits of the id>/   lock · state.json · vsock.sock · vsock.sock_1024
+//! <state>/sandboxes/<12 digits of the id>/   lock · state.json · control.sock · vsock.sock · vsock.sock_1024
 //! <state>/names/<name> -> <12 digits>        made with one symlink(2): a name has one owner
 //! <data>/logs/<id>.json                      output of a detached container
 //! ```
@@ -98,6 +98,11 @@ impl Folder {
         self.path.join("vsock.sock")
     }
 
+    /// The socket on which the monitor takes requests.
+    pub fn control(&self) -> PathBuf {
+        self.path.join("control.sock")
+    }
+
     /// The state file.
     pub fn state(&self) -> PathBuf {
         self.path.join("state.json")
@@ -106,7 +111,7 @@ impl Folder {
     /// Removes the sockets of an ended sandbox; a folder without them is the same.
     pub fn remove_sockets(&self) {
         let vsock = self.vsock();
-        for socket in [crate::agent::ReadyListener::path(&vsock), vsock] {
+        for socket in [crate::agent::ReadyListener::path(&vsock), vsock, self.control()] {
             let _ = fs::remove_file(socket);
         }
     }
@@ -427,7 +432,8 @@ mod tests {
 
     fn registry() -> (tempfile::TempDir, Registry) {
         let dir = tempfile::tempdir().unwrap();
-        let places = Places { data: dir.path().join("d"), state: dir.path().join("s") };
+        let places =
+            Places { data: dir.path().join("d"), state: dir.path().join("s"), templates: None };
         (dir, Registry::new(&places))
     }
 

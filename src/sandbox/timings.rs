@@ -17,8 +17,10 @@ pub struct Timings {
     pub first_run_us: u64,
     /// The agent was ready, as the host saw it.
     pub ready_us: u64,
-    /// How long the agent took for that, by the guest's own clock.
+    /// How long the agent took for that, by the guest's own clock; 0 in a restored guest.
     pub agent_us: u64,
+    /// The guest was restored from a template.
+    pub warm: bool,
     /// The container's program was started.
     pub started_us: u64,
     /// It had ended, and its output was carried over.
@@ -29,17 +31,22 @@ pub struct Timings {
 
 impl Timings {
     /// Names and lengths of the phases in microseconds, in order.
-    pub fn phases(&self) -> [(&'static str, u64); 7] {
+    pub fn phases(&self) -> Vec<(&'static str, u64)> {
         let agent_entered_us = self.ready_us.saturating_sub(self.agent_us);
-        [
+        let mut phases = vec![
             ("monitor start", self.monitor_us.saturating_sub(self.command_us)),
             ("to first KVM_RUN", self.first_run_us.saturating_sub(self.monitor_us)),
-            ("kernel", agent_entered_us.saturating_sub(self.first_run_us)),
-            ("agent ready", self.ready_us.saturating_sub(agent_entered_us)),
-            ("container started", self.started_us.saturating_sub(self.ready_us)),
-            ("exit", self.exited_us.saturating_sub(self.started_us)),
-            ("cleared away", self.cleared_us.saturating_sub(self.exited_us)),
-        ]
+        ];
+        if self.warm {
+            phases.push(("agent awake", self.ready_us.saturating_sub(self.first_run_us)));
+        } else {
+            phases.push(("kernel", agent_entered_us.saturating_sub(self.first_run_us)));
+            phases.push(("agent ready", self.ready_us.saturating_sub(agent_entered_us)));
+        }
+        phases.push(("container started", self.started_us.saturating_sub(self.ready_us)));
+        phases.push(("exit", self.exited_us.saturating_sub(self.started_us)));
+        phases.push(("cleared away", self.cleared_us.saturating_sub(self.exited_us)));
+        phases
     }
 }
 
@@ -89,6 +96,7 @@ mod tests {
             first_run_us: 400,
             ready_us: 9_000,
             agent_us: 600,
+            warm: false,
             started_us: 9_500,
             exited_us: 20_000,
             cleared_us: 21_000,

@@ -1,6 +1,8 @@
 //! What a machine is made of, before anything of it exists.
 
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -49,13 +51,17 @@ pub struct MachineConfig {
     pub vsock: Option<VsockConfig>,
     /// Whether there is an entropy device.
     pub rng: bool,
+    /// Whether there is a balloon, by which the guest gives free memory back.
+    #[serde(default)]
+    pub balloon: bool,
 }
 
 /// A block device.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DiskConfig {
-    /// Backing file or block device.
-    pub path: PathBuf,
+    /// Backing file or block device; without one this is an empty slot, which reads as zeros until a
+    /// restored machine has something plugged into it.
+    pub path: Option<PathBuf>,
     /// Whether the guest may only read.
     pub read_only: bool,
     /// Serial number that the guest sees, at most 20 bytes.
@@ -65,8 +71,8 @@ pub struct DiskConfig {
 /// A network device.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NetConfig {
-    /// Name of the tap interface.
-    pub tap: String,
+    /// Name of the tap interface; without one this is an empty slot, a cable that leads nowhere.
+    pub tap: Option<String>,
     /// The guest's hardware address; without one it gets a random one.
     pub mac: Option<[u8; 6]>,
 }
@@ -78,6 +84,9 @@ pub struct VsockConfig {
     pub guest_cid: u64,
     /// Unix socket of the host side.
     pub uds_path: PathBuf,
+    /// That socket, where somebody listens at the path already.
+    #[serde(skip)]
+    pub listener: Option<Arc<UnixListener>>,
 }
 
 /// A configuration that no machine can be made of.
@@ -111,8 +120,8 @@ impl MachineConfig {
 
     /// How many virtio devices the machine has.
     pub fn virtio_devices(&self) -> usize {
-        let single = usize::from(self.vsock.is_some()) + usize::from(self.rng);
-        self.disks.len().saturating_add(self.nets.len()).saturating_add(single)
+        let single = [self.vsock.is_some(), self.rng, self.balloon].map(usize::from);
+        self.disks.len().saturating_add(self.nets.len()).saturating_add(single.iter().sum())
     }
 }
 
@@ -132,6 +141,7 @@ mod tests {
             nets: Vec::new(),
             vsock: None,
             rng: false,
+            balloon: false,
         }
     }
 
@@ -152,10 +162,11 @@ mod tests {
 
     #[test]
     fn every_device_needs_a_line() {
-        let disk = DiskConfig { path: "d".into(), read_only: true, serial: None };
+        let disk = DiskConfig { path: Some("d".into()), read_only: true, serial: None };
         let mut config = config();
         config.rng = true;
-        config.disks = vec![disk.clone(); MAX_VIRTIO_DEVICES - 1];
+        config.balloon = true;
+        config.disks = vec![disk.clone(); MAX_VIRTIO_DEVICES - 2];
         assert_eq!(config.validate(), Ok(()));
         config.disks.push(disk);
         assert_eq!(config.validate(), Err(ConfigError::Devices(MAX_VIRTIO_DEVICES + 1)));

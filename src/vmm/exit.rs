@@ -1,9 +1,9 @@
-//! How a machine ends: the first reason wins, every thread is told.
+//! When a machine's vCPUs run, and how it ends: the first reason wins, every thread is told.
 
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::{io, ptr};
 
 use kvm_ioctls::VcpuFd;
@@ -53,6 +53,11 @@ pub struct Ending {
     outcome: Mutex<Option<Result<Exit, RunError>>>,
     panic: Mutex<Option<String>>,
     ended: AtomicBool,
+    /// Whether the vCPUs are to rest, and whoever waits for them to go on.
+    paused: Mutex<bool>,
+    changed: Condvar,
+    /// What a vCPU thread looks at between two exits: `ended` or `paused`.
+    halted: AtomicBool,
     /// Written once and never read, so that everyone who polls it sees it.
     event: EventFd,
     vcpus: Mutex<Vec<Kick>>,
@@ -66,6 +71,9 @@ impl Ending {
             outcome: Mutex::default(),
             panic: Mutex::default(),
             ended: AtomicBool::new(false),
+            paused: Mutex::new(false),
+            changed: Condvar::new(),
+            halted: AtomicBool::new(false),
             event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             vcpus: Mutex::default(),
         })
@@ -77,6 +85,46 @@ impl Ending {
         self.ended.store(true, Ordering::SeqCst);
         // Its counter cannot overflow from a write per reason.
         let _ = self.event.write(1);
+        let paused = lock(&self.paused);
+        self.halted.store(true, Ordering::SeqCst);
+        self.changed.notify_all();
+        drop(paused);
+        self.kick();
+    }
+
+    /// Has every vCPU thread leave KVM_RUN and come to [`Ending::may_run`].
+    pub fn pause(&self) {
+        let mut paused = lock(&self.paused);
+        *paused = true;
+        self.halted.store(true, Ordering::SeqCst);
+        drop(paused);
+        self.kick();
+    }
+
+    /// Lets the vCPU threads go on.
+    pub fn resume(&self) {
+        let mut paused = lock(&self.paused);
+        *paused = false;
+        // An end stays an end.
+        self.halted.store(self.ended(), Ordering::SeqCst);
+        self.changed.notify_all();
+    }
+
+    /// Waits while the machine is paused; whether it goes on then, rather than having ended.
+    pub fn may_run(&self) -> bool {
+        let mut paused = lock(&self.paused);
+        while *paused && !self.ended() {
+            paused = self.changed.wait(paused).unwrap_or_else(PoisonError::into_inner);
+        }
+        !self.ended()
+    }
+
+    /// Whether a vCPU thread is to leave its loop: the machine is paused or has ended.
+    pub fn halted(&self) -> bool {
+        self.halted.load(Ordering::SeqCst)
+    }
+
+    fn kick(&self) {
         for vcpu in lock(&self.vcpus).iter() {
             vcpu.kick();
         }
@@ -117,16 +165,17 @@ impl Ending {
         lock(&self.outcome).take()
     }
 
-    /// Makes the calling thread, which runs `fd`, leave KVM_RUN when the machine ends. To be
-    /// called before [`Ending::ended`] is first asked: what ends later kicks, what ended before is
-    /// seen.
+    /// Makes the calling thread, which runs `fd`, leave KVM_RUN when the machine is paused or ends.
+    /// To be called before [`Ending::may_run`] is first asked: what comes later kicks, what came
+    /// before is seen.
     pub fn enroll<'a>(&'a self, fd: &mut VcpuFd) -> Enrolled<'a> {
         // SAFETY: the fields of the mapped kvm_run are plain memory; no reference is made.
         let immediate_exit = unsafe { &raw mut (*ptr::from_mut(fd.get_kvm_run())).immediate_exit };
         // SAFETY: pthread_self has no preconditions.
         let thread = unsafe { libc::pthread_self() };
-        lock(&self.vcpus).push(Kick { thread, immediate_exit: immediate_exit.cast() });
-        Enrolled { ending: self, thread, not_send: PhantomData }
+        let immediate_exit = immediate_exit.cast();
+        lock(&self.vcpus).push(Kick { thread, immediate_exit });
+        Enrolled { ending: self, thread, immediate_exit, not_send: PhantomData }
     }
 }
 
@@ -135,7 +184,17 @@ impl Ending {
 pub struct Enrolled<'a> {
     ending: &'a Ending,
     thread: libc::pthread_t,
+    immediate_exit: *const AtomicU8,
     not_send: PhantomData<*const ()>,
+}
+
+impl Enrolled<'_> {
+    /// Whether KVM_RUN is to come back without running the guest: as a kick has it until this says
+    /// otherwise. Look at [`Ending::halted`] after taking it back: a kick may have come before.
+    pub fn set_immediate_exit(&self, on: bool) {
+        // SAFETY: points into the mapping of the VcpuFd, which outlives this (see the type).
+        unsafe { (*self.immediate_exit).store(on.into(), Ordering::SeqCst) }
+    }
 }
 
 impl Drop for Enrolled<'_> {
@@ -193,6 +252,25 @@ mod tests {
         ending.end(Ok(Exit::Stopped));
         assert!(ending.ended());
         assert!(matches!(ending.take_outcome(), Some(Ok(Exit::PowerOff))));
+    }
+
+    #[test]
+    fn a_pause_holds_until_it_is_over_or_the_machine_ends() {
+        for end in [false, true] {
+            let ending = Ending::new().unwrap();
+            ending.pause();
+            assert!(ending.halted());
+            std::thread::scope(|scope| {
+                let waits = scope.spawn(|| ending.may_run());
+                if end {
+                    ending.end(Ok(Exit::Stopped))
+                } else {
+                    ending.resume()
+                }
+                assert_eq!(waits.join().unwrap(), !end);
+            });
+            assert_eq!(ending.halted(), end);
+        }
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! The KVM side of a machine: the VM, its memory slots and its interrupt controllers.
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
+    kvm_clock_data, kvm_irqchip, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
+use serde::{Deserialize, Serialize};
 use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::EventFd;
@@ -50,6 +54,7 @@ impl KvmError {
 #[derive(Debug)]
 pub struct Vm {
     fd: VmFd,
+    kvm: Kvm,
     cpuid: Cpuid,
     // The slots point into it: it is unmapped after the VM is gone.
     _memory: GuestMemoryMmap,
@@ -70,12 +75,40 @@ impl Vm {
             .map_err(KvmError::refused("say what CPUID it supports"))?;
         let tsc_deadline = fd.check_extension(Cap::TscDeadlineTimer);
         let cpuid = Cpuid::new(supported.as_slice(), vcpus, tsc_deadline);
-        Ok(Self { fd, cpuid, _memory: memory.clone() })
+        Ok(Self { fd, kvm, cpuid, _memory: memory.clone() })
     }
 
     /// The VM itself, for its vCPUs.
     pub fn fd(&self) -> &VmFd {
         &self.fd
+    }
+
+    /// MSRs that are part of a vCPU's state on this host.
+    pub fn msrs(&self) -> Result<Vec<u32>, KvmError> {
+        let list = self.kvm.get_msr_index_list();
+        Ok(list.map_err(KvmError::refused("list the MSRs"))?.as_slice().to_vec())
+    }
+
+    /// Its state beside memory and vCPUs. None of its vCPUs may run.
+    pub fn save(&self) -> Result<VmState, KvmError> {
+        let mut irqchips = IRQCHIPS.map(|chip_id| kvm_irqchip { chip_id, ..Default::default() });
+        for chip in &mut irqchips {
+            self.fd.get_irqchip(chip).map_err(KvmError::refused("read an interrupt controller"))?;
+        }
+        let clock = self.fd.get_clock().map_err(KvmError::refused("read the guest's clock"))?;
+        Ok(VmState { irqchips, clock_ns: clock.clock })
+    }
+
+    /// Brings a VM whose vCPUs have not run yet into this state.
+    pub fn restore(&self, state: &VmState) -> Result<(), KvmError> {
+        for (chip, chip_id) in state.irqchips.iter().zip(IRQCHIPS) {
+            // Which of the three it is decides how the rest is read.
+            let chip = kvm_irqchip { chip_id, ..*chip };
+            self.fd.set_irqchip(&chip).map_err(KvmError::refused("set an interrupt controller"))?;
+        }
+        // Without KVM_CLOCK_REALTIME: the guest's monotonic clock goes on from where it stood.
+        let clock = kvm_clock_data { clock: state.clock_ns, ..Default::default() };
+        self.fd.set_clock(&clock).map_err(KvmError::refused("set the guest's clock"))
     }
 
     /// What its vCPUs say to CPUID.
@@ -100,6 +133,16 @@ impl Vm {
             .register_ioevent(event, &IoEventAddress::Mmio(address), value)
             .map_err(KvmError::refused("bind a queue's notification"))
     }
+}
+
+const IRQCHIPS: [u32; 3] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
+
+/// A VM's state beside memory and vCPUs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct VmState {
+    irqchips: [kvm_irqchip; 3],
+    /// The guest's kvmclock, in nanoseconds.
+    clock_ns: u64,
 }
 
 fn set_memory(fd: &VmFd, memory: &GuestMemoryMmap) -> Result<(), KvmError> {

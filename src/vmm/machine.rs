@@ -1,27 +1,37 @@
 //! A machine from its configuration to its end.
 //!
-//! [`Machine::new`] does everything up to the first KVM_RUN, [`Machine::start`] gives every vCPU a
-//! thread, and all devices one; the caller's thread stays free. The machine ends for the first
-//! reason that any of them has (see [`crate::vmm::exit`]).
+//! [`Machine::new`] does everything up to the first KVM_RUN, as does [`Machine::restore`] for one
+//! that was saved; [`Machine::start`] gives every vCPU a thread, and all devices one; the caller's
+//! thread stays free. The machine ends for the first reason that any of them has (see
+//! [`crate::vmm::exit`]). A running machine can be [paused](Running::pause), and a paused one
+//! [saved](Paused::save).
 
+use std::fs::File;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use vm_memory::GuestMemoryMmap;
 
 use crate::vmm::arch::x86_64::layout::SERIAL_IRQ;
 use crate::vmm::boot::{Announced, Boot, BootError, CmdlineError, command_line};
 use crate::vmm::config::{ConfigError, MachineConfig};
 use crate::vmm::devices::bus::Bus;
 use crate::vmm::devices::list::{self, DeviceError};
-use crate::vmm::devices::serial::{Console, Input, Port};
+use crate::vmm::devices::serial::{Console, Input, Port, SerialState};
 use crate::vmm::devices::thread::DeviceThread;
+use crate::vmm::devices::virtio::VirtioDevice;
+use crate::vmm::devices::virtio::mmio::SharedDevice;
 use crate::vmm::exit::{Ending, Exit, RunError, lock};
 use crate::vmm::kvm::{KvmError, Vm};
 use crate::vmm::memory::{self, MemoryError};
+use crate::vmm::snapshot::memory::MemoryState;
+use crate::vmm::snapshot::state::{MachineState, Plugs};
+use crate::vmm::snapshot::{Snapshot, SnapshotError, format};
 use crate::vmm::vcpu::{Vcpu, VcpuError};
 
 /// A machine cannot be made or could not run on.
@@ -48,6 +58,9 @@ pub enum MachineError {
     /// a device
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// a snapshot
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// the host refused something small
     #[error("cannot {what}")]
     Host {
@@ -66,19 +79,38 @@ pub enum MachineError {
 }
 
 impl MachineError {
+    /// Whether it is a snapshot that does not do, and another one, or none, may.
+    pub fn is_of_a_snapshot(&self) -> bool {
+        matches!(
+            self,
+            Self::Snapshot(_)
+                | Self::Device(DeviceError::Restore { .. })
+                | Self::Vcpu(VcpuError::State(_))
+        )
+    }
+
     fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Host { what, source }
     }
 }
 
-/// A machine that is ready to run its first instruction.
+/// A machine that is ready to run its first instruction, or its next.
 #[derive(Debug)]
 pub struct Machine {
     vcpus: Vec<Vcpu>,
-    bus: Arc<Bus>,
-    devices: DeviceThread,
+    parts: Parts,
+    devices: Vec<SharedDevice>,
+    input: Option<Input>,
     console: Console,
     ending: Arc<Ending>,
+}
+
+/// What a snapshot needs of a machine beside its vCPUs and devices.
+#[derive(Debug)]
+struct Parts {
+    config: MachineConfig,
+    memory: GuestMemoryMmap,
+    bus: Arc<Bus>,
     vm: Vm,
 }
 
@@ -87,10 +119,66 @@ impl Machine {
     pub fn new(config: MachineConfig) -> Result<Self, MachineError> {
         config.validate()?;
         let memory = memory::allocate(config.memory_mib)?;
+        let mut entry = None;
+        let load = |announced: &[Announced]| {
+            let cmdline = command_line(&config.cmdline, config.serial, announced)?;
+            let boot = Boot {
+                kernel: &config.kernel,
+                initrd: config.initrd.as_deref(),
+                cmdline: &cmdline,
+                vcpus: config.vcpus,
+                memory_mib: config.memory_mib,
+            };
+            entry = Some(boot.load(&memory)?);
+            Ok(())
+        };
+        let serial = SerialState::default();
+        let mut machine = Self::assemble(config.clone(), memory.clone(), &serial, load)?;
+        let vm = &machine.parts.vm;
+        machine.vcpus = (0..config.vcpus).map(|id| Vcpu::new(vm, id)).collect::<Result<_, _>>()?;
+        if let (Some(boot_cpu), Some(entry)) = (machine.vcpus.first(), entry) {
+            boot_cpu.enter_at(entry)?;
+        }
+        Ok(machine)
+    }
+
+    /// Makes the machine of a snapshot, with other things plugged into it. What it says to CPUID,
+    /// and with it whether it can go on at all, is this host's.
+    pub fn restore(snapshot: Snapshot, plugs: Plugs) -> Result<Self, MachineError> {
+        let Snapshot { state, memory: file } = snapshot;
+        let config = state.with(plugs)?;
+        let memory = state.memory.map(config.memory_mib, &file).map_err(SnapshotError::from)?;
+        let mut machine = Self::assemble(config, memory, &state.serial, |_| Ok(()))?;
+        let vm = &machine.parts.vm;
+        state.check_cpu(vm.cpuid())?;
+        machine.vcpus = (0..)
+            .zip(&state.vcpus)
+            .map(|(id, vcpu)| Vcpu::restore(vm, id, vcpu))
+            .collect::<Result<_, _>>()?;
+        vm.restore(&state.vm)?;
+        // Last: the devices may raise interrupts.
+        for ((index, transport), state) in
+            machine.parts.bus.virtio().iter().enumerate().zip(&state.devices)
+        {
+            lock(transport)
+                .restore(state)
+                .map_err(|source| DeviceError::Restore { index, source })?;
+        }
+        Ok(machine)
+    }
+
+    /// Everything but the vCPUs. `load` puts into memory what is to be run, with these devices
+    /// announced.
+    fn assemble(
+        config: MachineConfig,
+        memory: GuestMemoryMmap,
+        serial: &SerialState,
+        load: impl FnOnce(&[Announced]) -> Result<(), MachineError>,
+    ) -> Result<Self, MachineError> {
         let ending =
             Arc::new(Ending::new().map_err(MachineError::host("prepare the machine's end"))?);
         let (port, console) =
-            Port::new(config.serial).map_err(MachineError::host("make the serial port"))?;
+            Port::new(config.serial, serial).map_err(MachineError::host("make the serial port"))?;
         let port = Arc::new(Mutex::new(port));
         let input = Input::new(&port, ending.clone())
             .map_err(MachineError::host("read the serial port's input"))?;
@@ -98,60 +186,47 @@ impl Machine {
         let devices = list::make(&config)?;
         let slots = list::attach(&devices, &memory)?;
         let announced: Vec<Announced> = slots.iter().map(|slot| slot.announced).collect();
-        let cmdline = command_line(&config.cmdline, config.serial, &announced)?;
-        let entry = Boot {
-            kernel: &config.kernel,
-            initrd: config.initrd.as_deref(),
-            cmdline: &cmdline,
-            vcpus: config.vcpus,
-            memory_mib: config.memory_mib,
-        }
-        .load(&memory)?;
+        load(&announced)?;
 
         let vm = Vm::new(&memory, config.vcpus)?;
         vm.bind_interrupt(lock(&port).line(), SERIAL_IRQ)?;
         for (slot, device) in slots.iter().zip(&devices) {
             slot.bind(&vm, device)?;
         }
-        let vcpus =
-            (0..config.vcpus).map(|id| Vcpu::new(&vm, id)).collect::<Result<Vec<_>, _>>()?;
-        if let Some(boot_cpu) = vcpus.first() {
-            boot_cpu.enter_at(entry)?;
-        }
         let transports = slots.into_iter().map(|slot| slot.transport).collect();
-        Ok(Self {
-            vcpus,
-            bus: Arc::new(Bus::new(port, transports)),
-            devices: DeviceThread { devices, input },
-            console,
-            ending,
-            vm,
-        })
+        let bus = Arc::new(Bus::new(port, transports));
+        let parts = Parts { config, memory, bus, vm };
+        Ok(Self { vcpus: Vec::new(), parts, devices, input, console, ending })
     }
 
     /// Lets the machine run.
     pub fn start(self) -> Result<Running, MachineError> {
-        let Self { vcpus, bus, devices, console, ending, vm } = self;
+        let Self { vcpus, parts, devices, input, console, ending } = self;
         let first_run = Arc::new(OnceLock::new());
+        let bus = parts.bus.clone();
+        let vcpus: Vec<_> = vcpus.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
         // Dropped by an early return, it stops and joins the threads that are there by then.
         let mut running = Running {
             threads: Vec::with_capacity(vcpus.len() + 1),
             ending,
             console,
             first_run: first_run.clone(),
-            _vm: vm,
+            vcpus: vcpus.clone(),
+            devices: devices.clone(),
+            parts,
         };
         // The boot CPU first: the others wait for it, and an event waits in its eventfd.
         for (id, vcpu) in vcpus.into_iter().enumerate() {
             let (bus, first_run) = (bus.clone(), first_run.clone());
             running.spawn("vCPU", format!("vcpu{id}"), move |ending| {
-                vcpu.run(&bus, ending, || {
+                Vcpu::run(&vcpu, &bus, ending, || {
                     if id == 0 {
                         let _ = first_run.set(now());
                     }
                 });
             })?;
         }
+        let devices = DeviceThread { devices, input };
         running.spawn("device", "devices".into(), move |ending| devices.run(ending))?;
         Ok(running)
     }
@@ -169,8 +244,10 @@ pub struct Running {
     ending: Arc<Ending>,
     console: Console,
     first_run: Arc<OnceLock<Duration>>,
-    // After the threads: they run its vCPUs.
-    _vm: Vm,
+    // After the threads: they run them.
+    vcpus: Vec<Arc<Mutex<Vcpu>>>,
+    devices: Vec<SharedDevice>,
+    parts: Parts,
 }
 
 /// Stops a machine from any thread.
@@ -194,6 +271,18 @@ impl Running {
     /// Ends the machine with [`Exit::Stopped`] unless it has ended before.
     pub fn stop(&self) {
         self.stopper().stop();
+    }
+
+    /// Stops all vCPUs and all devices, until what is returned is dropped.
+    pub fn pause(&self) -> Paused<'_> {
+        self.ending.pause();
+        // Locked, a vCPU has come to rest; the devices only then, as a vCPU may be at work on one.
+        let vcpus: Vec<_> = self.vcpus.iter().map(|vcpu| lock(vcpu)).collect();
+        for vcpu in &vcpus {
+            vcpu.was_paused();
+        }
+        let devices = self.devices.iter().map(|device| lock(device)).collect();
+        Paused { running: self, vcpus, devices }
     }
 
     /// A handle with which any thread can stop the machine.
@@ -246,6 +335,51 @@ impl Running {
     }
 }
 
+/// A machine in which nothing moves. Dropping it lets it go on.
+pub struct Paused<'a> {
+    running: &'a Running,
+    vcpus: Vec<MutexGuard<'a, Vcpu>>,
+    devices: Vec<MutexGuard<'a, dyn VirtioDevice + 'static>>,
+}
+
+impl std::fmt::Debug for Paused<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Paused").field("vcpus", &self.vcpus.len()).finish_non_exhaustive()
+    }
+}
+
+impl Paused<'_> {
+    /// Writes the machine down: its state to one file, its memory to another, both empty. With
+    /// `checksum`, the memory can be verified later.
+    pub fn save(&self, state: &File, memory: &File, checksum: bool) -> Result<(), MachineError> {
+        let Parts { config, memory: guest, bus, vm } = &self.running.parts;
+        let msrs = vm.msrs()?;
+        let vcpus = self.vcpus.iter().map(|vcpu| vcpu.save(&msrs)).collect::<Result<_, _>>()?;
+        let transports = bus.virtio().iter().zip(&self.devices);
+        let written = MachineState {
+            config: config.clone(),
+            cpuid: vm.cpuid().clone(),
+            vm: vm.save()?,
+            vcpus,
+            serial: lock(bus.serial()).save(),
+            devices: transports
+                .map(|(transport, device)| lock(transport).save(&**device))
+                .collect(),
+            memory: MemoryState::write(guest, memory, checksum).map_err(SnapshotError::from)?,
+        };
+        let bytes = format::encode(&written).map_err(SnapshotError::from)?;
+        state.write_all_at(&bytes, 0).map_err(MachineError::host("write the snapshot's state"))
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.devices.clear();
+        self.vcpus.clear();
+        self.running.ending.resume();
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
@@ -270,3 +404,7 @@ impl Drop for PanicGuard<'_> {
 #[cfg(test)]
 #[path = "machine_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "machine_snapshot_tests.rs"]
+mod snapshot_tests;

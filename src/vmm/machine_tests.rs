@@ -8,7 +8,7 @@ use super::*;
 use crate::vmm::config::SerialMode;
 use crate::vmm::test_kernel::TestKernel;
 
-fn config(kernel: &std::path::Path) -> MachineConfig {
+pub fn config(kernel: &std::path::Path) -> MachineConfig {
     MachineConfig {
         kernel: kernel.into(),
         initrd: None,
@@ -20,11 +20,12 @@ fn config(kernel: &std::path::Path) -> MachineConfig {
         nets: Vec::new(),
         vsock: None,
         rng: false,
+        balloon: false,
     }
 }
 
 /// Says that the calling test does not run here; `tools/test` counts these lines.
-fn skip(error: &dyn std::fmt::Display) {
+pub fn skip(error: &dyn std::fmt::Display) {
     let name = std::thread::current().name().unwrap_or("?").to_owned();
     println!("skipped: {name}: no KVM: {error}");
 }
@@ -198,9 +199,10 @@ fn a_notification_reaches_its_eventfd() {
     vm.bind_interrupt(&line, 5).unwrap();
     let vcpu = Vcpu::new(&vm, 0).unwrap();
     vcpu.enter_at(entry).unwrap();
-    let (port, _) = Port::new(SerialMode::Off).unwrap();
+    let (port, _) = Port::new(SerialMode::Off, &SerialState::default()).unwrap();
     let ending = Ending::new().unwrap();
-    vcpu.run(&Bus::new(Arc::new(Mutex::new(port)), Vec::new()), &ending, || {});
+    let bus = Bus::new(Arc::new(Mutex::new(port)), Vec::new());
+    Vcpu::run(&Mutex::new(vcpu), &bus, &ending, || {});
     assert!(matches!(ending.take_outcome(), Some(Ok(Exit::Reset))));
     assert!(events[0].read().is_err());
     assert_eq!(events[1].read().unwrap(), 1);

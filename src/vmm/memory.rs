@@ -1,10 +1,13 @@
 //! Guest memory: anonymous, private, not reserved, so that what the guest never touches costs
-//! nothing.
+//! nothing; and never part of a core dump, which is also how its mappings are told from the
+//! monitor's own (`VmFlags: dd` in `/proc/PID/smaps`).
 
 use std::io;
 
 use vm_memory::mmap::MmapRegionError;
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
+};
 
 use crate::vmm::arch::x86_64::layout::{Range, memory_ranges};
 
@@ -45,6 +48,7 @@ pub fn allocate(mib: u32) -> Result<GuestMemoryMmap, MemoryError> {
         .map(map)
         .collect::<Result<Vec<_>, _>>()
         .and_then(|regions| GuestMemoryMmap::from_regions(regions).map_err(io::Error::other))
+        .and_then(|memory| keep_out_of_dumps(&memory).map(|()| memory))
         .map_err(|source| MemoryError::Map { wanted: mib, source })
 }
 
@@ -58,10 +62,24 @@ fn map(range: Range) -> io::Result<GuestRegionMmap> {
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
+/// Marks all mappings of guest memory, whatever they are of, as no part of a core dump.
+///
+/// # Errors
+/// A region is not mapped as a whole.
+pub fn keep_out_of_dumps(memory: &GuestMemoryMmap) -> io::Result<()> {
+    for region in memory.iter() {
+        let size = usize::try_from(region.len()).map_err(io::Error::other)?;
+        // SAFETY: the region is mapped, and its content stays as it is.
+        if unsafe { libc::madvise(region.as_ptr().cast(), size, libc::MADV_DONTDUMP) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::GuestMemory;
 
     #[test]
     fn ranges_are_mapped() {

@@ -7,6 +7,7 @@
 //! * [`console`]: what the guest last said, and what that means
 //! * [`exit`]: how it ends
 //! * [`devices`]: what the guest sees
+//! * [`snapshot`]: a machine written down, and brought back
 //! * [`probe`]: whether KVM is there and real
 
 pub mod arch;
@@ -19,6 +20,7 @@ pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod probe;
+pub mod snapshot;
 pub mod vcpu;
 
 #[cfg(test)]

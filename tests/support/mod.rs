@@ -65,10 +65,17 @@ pub fn images() -> PathBuf {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/images"), PathBuf::from)
 }
 
+/// Templates that all tests of a host share: each is made once. Not in the checkout, whose file
+/// system may be slow.
+fn shared_templates() -> PathBuf {
+    std::env::temp_dir().join("ampoule-test-templates")
+}
+
 /// An ampoule with a state folder of its own and the shared store of test images.
 pub struct Ampoule {
     state: TempDir,
     root: PathBuf,
+    templates: PathBuf,
 }
 
 impl Ampoule {
@@ -79,7 +86,14 @@ impl Ampoule {
 
     /// With another image store.
     pub fn with_root(root: PathBuf) -> Self {
-        Self { state: TempDir::new().unwrap(), root }
+        Self { state: TempDir::new().unwrap(), root, templates: shared_templates() }
+    }
+
+    /// With templates of its own, in `folder`.
+    pub fn with_templates(folder: &Path) -> Self {
+        let mut ampoule = Self::new();
+        ampoule.templates = folder.to_owned();
+        ampoule
     }
 
     /// A command line.
@@ -89,6 +103,7 @@ impl Ampoule {
             .args(args)
             .env("AMPOULE_ROOT", &self.root)
             .env("AMPOULE_STATE", self.state.path())
+            .env("AMPOULE_TEMPLATES", &self.templates)
             .stdin(Stdio::null());
         command
     }

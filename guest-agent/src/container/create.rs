@@ -1,8 +1,9 @@
 //! `Create`: a container and its first process, up to the point where that waits for the start.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use ampoule_protocol::message::{Create, INIT};
+use ampoule_protocol::message::{Create, INIT, RootfsSource};
 
 use super::launch::{Launch, launch};
 use super::process::Process;
@@ -24,6 +25,11 @@ pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i
     let rules = devices::Rules::new(rules.unwrap_or_default())?;
     let stdio = Stdio::new(&request.stdio, process.terminal().unwrap_or(false))?;
 
+    let disk = match &request.rootfs.source {
+        RootfsSource::Block { serial, .. } => Some(agent.disks.find(serial)?),
+        RootfsSource::Directory { .. } => None,
+    };
+
     let container = Arc::new(Container {
         cgroup: Cgroup::of_container(&request.container),
         namespaces: spec::namespaces(&request.spec).bits(),
@@ -34,7 +40,7 @@ pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i
         processes: Mutex::new(Processes::default()),
     });
     agent.containers.add(container.clone())?;
-    let created = populate(agent, &container, &limits, &rules, stdio);
+    let created = populate(agent, &container, &limits, &rules, stdio, disk);
     if created.is_err() {
         // The first failure is the one to tell.
         let _ = delete::discard(agent, &container);
@@ -48,6 +54,7 @@ fn populate(
     limits: &limits::Plan,
     rules: &devices::Rules,
     stdio: Stdio,
+    disk: Option<PathBuf>,
 ) -> Result<i32> {
     container.cgroup.create()?;
     container.cgroup.apply(limits)?;
@@ -57,7 +64,7 @@ fn populate(
         move |process: &Process, code| container.init_exited(process, code)
     };
     let launched = Launch {
-        job: Job::Create,
+        job: Job::Create { disk },
         requests: &[&container.request],
         cgroup: &container.cgroup,
         join: None,

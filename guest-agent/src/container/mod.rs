@@ -7,6 +7,7 @@ mod kill;
 mod launch;
 mod name;
 mod process;
+mod rename;
 mod start;
 mod state;
 mod stdio;
@@ -22,6 +23,7 @@ pub use create::create;
 pub use delete::delete;
 pub use exec::exec;
 pub use kill::{kill, kill_everything};
+pub use rename::rename_hosts;
 pub use start::start;
 
 use crate::cgroup::Cgroup;
@@ -154,6 +156,11 @@ impl Containers {
 
     fn remove(&self, name: &str) {
         self.lock().remove(name);
+    }
+
+    /// Whether there is none, nor one being made.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
     }
 
     fn all(&self) -> Vec<Arc<Container>> {

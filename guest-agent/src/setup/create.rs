@@ -2,25 +2,25 @@
 
 use std::os::fd::OwnedFd;
 
-use ampoule_protocol::message::{Rootfs, UserName};
+use ampoule_protocol::message::UserName;
 use nix::sched::CloneFlags;
 use oci_spec::runtime::{Process, Spec};
 
 use super::paths::Root;
 use super::{
-    Prepared, capabilities, cwd, devices, has_terminal, masks, mounts, network, program, rlimits,
-    rootfs, sysctl, terminal, user,
+    Around, Prepared, capabilities, cwd, devices, has_terminal, identity, masks, mounts, network,
+    program, rlimits, rootfs, sysctl, terminal, user,
 };
 use crate::error::{Doing, Result};
 
 /// Sets up the container around this process, and then the process.
 pub fn prepare(
-    spec: &Spec,
-    layers: &Rootfs,
+    around: &Around,
     process: Process,
     name: Option<UserName>,
     stdio: Vec<OwnedFd>,
 ) -> Result<Prepared> {
+    let spec = &around.spec;
     let namespaces = crate::spec::namespaces(spec);
     nix::unistd::setsid().doing(|| "start a session")?;
     set_names(spec)?;
@@ -30,7 +30,7 @@ pub fn prepare(
     sysctl::apply(spec, namespaces)?;
 
     // All of this is done from outside the new root, by descriptors that cannot lead out of it.
-    let root = rootfs::mount(layers)?;
+    let root = rootfs::mount(&around.rootfs, around.disk.as_deref())?;
     mounts::mount_all(spec, &root, namespaces)?;
     devices::make_all(spec, &root)?;
     let pty = if has_terminal(&process) {
@@ -41,6 +41,7 @@ pub fn prepare(
         None
     };
     masks::apply(spec, &root)?;
+    identity::bind(&root)?;
     mounts::finish(spec, &root)?;
     rootfs::finish(spec, &root)?;
     rootfs::enter(root)?;

@@ -19,6 +19,7 @@ pub mod channel;
 mod create;
 mod cwd;
 mod devices;
+mod identity;
 mod inherit;
 mod join;
 mod masks;
@@ -38,6 +39,7 @@ mod user;
 use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use ampoule_protocol::frame;
 use ampoule_protocol::message::{AgentError, Create, ErrorKind, Request, Rootfs, UserName};
@@ -57,10 +59,13 @@ pub const ARGUMENT: &str = "setup";
 
 /// Where a process runs. What it is follows as the host's own requests, each in a frame as it
 /// came: there is one reader of specs in the binary, and it is the largest thing in it.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Job {
     /// In a new container: a `Create` follows.
-    Create,
+    Create {
+        /// The device node of its root file system's source, where that is a disk.
+        disk: Option<PathBuf>,
+    },
     /// In a container that runs: an `Exec` follows, and the container's `Create`.
     Join {
         /// `CLONE_NEW*` of the namespaces that it has for itself.
@@ -74,17 +79,25 @@ struct Target {
     /// Who it runs as, in place of the process's own uid, gid and groups.
     user: Option<UserName>,
     /// The container to make around it.
-    container: Option<(Box<Spec>, Rootfs)>,
+    container: Option<Around>,
+}
+
+/// What is made around the first process of a container.
+struct Around {
+    spec: Box<Spec>,
+    rootfs: Rootfs,
+    disk: Option<PathBuf>,
 }
 
 impl Target {
-    fn receive(control: &UnixStream, job: Job) -> Result<Self> {
+    fn receive(control: &UnixStream, job: &Job) -> Result<Self> {
         let out_of_turn = || Error::Invalid("the job's request is another one".into());
         match (job, request(control)?) {
-            (Job::Create, Request::Create(create)) => {
+            (Job::Create { disk }, Request::Create(create)) => {
                 let Create { mut spec, rootfs, user, .. } = *create;
                 let process = spec.process_mut().take().ok_or_else(out_of_turn)?;
-                Ok(Self { process, user, container: Some((spec, rootfs)) })
+                let around = Around { spec, rootfs, disk: disk.clone() };
+                Ok(Self { process, user, container: Some(around) })
             }
             (Job::Join { .. }, Request::Exec(exec)) => {
                 let Request::Create(create) = request(control)? else {
@@ -126,12 +139,12 @@ struct Descriptors {
 }
 
 impl Descriptors {
-    fn take(job: Job, terminal: bool, descriptors: Vec<OwnedFd>) -> Result<Self> {
+    fn take(job: &Job, terminal: bool, descriptors: Vec<OwnedFd>) -> Result<Self> {
         let mut descriptors = descriptors.into_iter();
         let missing = || Error::Invalid("the job lacks a descriptor".into());
         let cgroup = descriptors.next().ok_or_else(missing)?;
         let join = match job {
-            Job::Create => None,
+            Job::Create { .. } => None,
             Job::Join { .. } => Some(descriptors.next().ok_or_else(missing)?),
         };
         let stdio: Vec<OwnedFd> = descriptors.collect();
@@ -180,16 +193,16 @@ fn become_process(control: &UnixStream) -> Result<()> {
     let Some((job, descriptors)) = channel::receive::<Job>(control)? else {
         return Ok(());
     };
-    let target = Target::receive(control, job)?;
-    let descriptors = Descriptors::take(job, has_terminal(&target.process), descriptors)?;
+    let target = Target::receive(control, &job)?;
+    let descriptors = Descriptors::take(&job, has_terminal(&target.process), descriptors)?;
     hide()?;
     enter_cgroup(&descriptors.cgroup)?;
     // Before the namespaces: here /proc is the guest's own.
     let score = target.process.oom_score_adj().unwrap_or(0);
     std::fs::write("/proc/self/oom_score_adj", score.to_string())
         .doing(|| format!("set the OOM score adjustment {score}"))?;
-    if let Some((spec, _)) = &target.container {
-        namespaces::unshare(crate::spec::namespaces(spec))?;
+    if let Some(around) = &target.container {
+        namespaces::unshare(crate::spec::namespaces(&around.spec))?;
     }
     if let (Job::Join { namespaces }, Some(member)) = (job, &descriptors.join) {
         namespaces::join(member, namespaces)?;
@@ -208,9 +221,7 @@ fn become_process(control: &UnixStream) -> Result<()> {
             wait_for_end(parent_lives)?;
             let Target { process, user, container } = target;
             let prepared = match container {
-                Some((spec, rootfs)) => {
-                    create::prepare(&spec, &rootfs, process, user, descriptors.stdio)?
-                }
+                Some(around) => create::prepare(&around, process, user, descriptors.stdio)?,
                 None => join::prepare(process, user, descriptors.stdio)?,
             };
             prepared.start(control)

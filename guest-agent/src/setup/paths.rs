@@ -44,11 +44,27 @@ impl Root {
         self.open_mode(path.as_ref(), flags, Mode::empty())
     }
 
+    /// Opens (as `O_PATH`) what the root file system itself has at a path; `EXDEV` where something
+    /// is mounted on the way or there. A link at its end is not followed.
+    pub fn open_own(&self, path: impl AsRef<Path>) -> nix::Result<OwnedFd> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+        self.resolve(path.as_ref(), flags, Mode::empty(), ResolveFlag::RESOLVE_NO_XDEV)
+    }
+
     fn open_mode(&self, path: &Path, flags: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
-        let how = OpenHow::new()
-            .flags(flags | OFlag::O_CLOEXEC)
-            .mode(mode)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        self.resolve(path, flags, mode, ResolveFlag::empty())
+    }
+
+    fn resolve(
+        &self,
+        path: &Path,
+        flags: OFlag,
+        mode: Mode,
+        further: ResolveFlag,
+    ) -> nix::Result<OwnedFd> {
+        let inside = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        let how =
+            OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(mode).resolve(inside | further);
         loop {
             // EAGAIN: something was renamed while the kernel looked, so it cannot be sure.
             match openat2(&self.0, relative(path), how) {

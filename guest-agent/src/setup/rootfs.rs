@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ampoule_protocol::message::{Rootfs, RootfsSource, WritableLayer};
 use nix::mount::{MntFlags, MsFlags, mount as mount_call, umount2};
@@ -18,32 +18,32 @@ use crate::error::{Doing, Error, Result};
 /// namespace.
 pub const STAGE: &str = "/run/ampoule";
 
-/// Longest virtio serial number, in bytes.
-const MAX_SERIAL: usize = 20;
-
 const NONE: Option<&str> = None;
 
 /// Mounts the root file system, seen by nobody else.
-pub fn mount(rootfs: &Rootfs) -> Result<Root> {
+///
+/// `disk` is the device node of the source, where that is a disk.
+pub fn mount(rootfs: &Rootfs, disk: Option<&Path>) -> Result<Root> {
     mount_call(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
         .doing(|| "make the mount namespace private")?;
     match &rootfs.writable {
         WritableLayer::None => {
-            mount_source(&rootfs.source, Path::new(STAGE))?;
+            mount_source(&rootfs.source, disk, Path::new(STAGE))?;
             Root::open(STAGE)
         }
-        WritableLayer::Tmpfs { size } => mount_overlay(&rootfs.source, *size),
+        WritableLayer::Tmpfs { size } => mount_overlay(&rootfs.source, disk, *size),
     }
 }
 
-fn mount_source(source: &RootfsSource, target: &Path) -> Result<()> {
+fn mount_source(source: &RootfsSource, disk: Option<&Path>, target: &Path) -> Result<()> {
     match source {
         RootfsSource::Block { serial, fstype } => {
             if !matches!(fstype.as_str(), "erofs" | "ext4") {
                 return Err(Error::Unsupported(format!("a root file system of type {fstype:?}")));
             }
-            let device = find_disk(serial)?;
-            mount_call(Some(&device), target, Some(fstype.as_str()), MsFlags::MS_RDONLY, NONE)
+            let device =
+                disk.ok_or_else(|| Error::Invalid("the job lacks the disk's device".into()))?;
+            mount_call(Some(device), target, Some(fstype.as_str()), MsFlags::MS_RDONLY, NONE)
                 .doing(|| format!("mount disk {serial:?} ({}) as {fstype}", device.display()))
         }
         RootfsSource::Directory { path } => {
@@ -56,25 +56,7 @@ fn mount_source(source: &RootfsSource, target: &Path) -> Result<()> {
     }
 }
 
-/// The device node of a disk. The disks are there before the agent is: their driver is built in.
-fn find_disk(serial: &str) -> Result<PathBuf> {
-    if serial.is_empty() || serial.len() > MAX_SERIAL {
-        return Err(Error::Invalid(format!("disk serial number {serial:?}")));
-    }
-    let disks = fs::read_dir("/sys/block").doing(|| "list /sys/block")?;
-    for disk in disks.flatten() {
-        // A disk without a serial number has no such file.
-        let Ok(found) = fs::read(disk.path().join("serial")) else {
-            continue;
-        };
-        if found.trim_ascii_end() == serial.as_bytes() {
-            return Ok(Path::new("/dev").join(disk.file_name()));
-        }
-    }
-    Err(Error::Invalid(format!("no disk has the serial number {serial:?}")))
-}
-
-fn mount_overlay(source: &RootfsSource, size: Option<u64>) -> Result<Root> {
+fn mount_overlay(source: &RootfsSource, disk: Option<&Path>, size: Option<u64>) -> Result<Root> {
     let stage = Path::new(STAGE);
     let tmpfs = size.map_or_else(String::new, |size| format!("size={size},")) + "mode=0700";
     mount_call(Some("tmpfs"), stage, Some("tmpfs"), MsFlags::empty(), Some(tmpfs.as_str()))
@@ -84,7 +66,7 @@ fn mount_overlay(source: &RootfsSource, size: Option<u64>) -> Result<Root> {
     for directory in [&lower, &upper, &work, &root] {
         fs::create_dir(directory).doing(|| format!("make {}", directory.display()))?;
     }
-    mount_source(source, &lower)?;
+    mount_source(source, disk, &lower)?;
     copy_ownership(&lower, &upper)?;
     // The layer ends with the guest: there is nothing that syncing it could save.
     let layers = format!(

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 
 use ampoule_protocol::message::{
     Create, ErrorKind, Exec, ExitStatus, Hello, ProcessId, Reply, Request, Rootfs, RootfsSource,
-    Stdio, StreamHello, UserName, WritableLayer,
+    Stdio, StreamHello, UserName, Wake, WritableLayer,
 };
 use ampoule_protocol::{READY_PORT, RPC_PORT, STREAM_PORT, VERSION, frame};
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ echo 0 > $group/agent/cgroup.procs
 mount --bind $group /sys/fs/cgroup
 mkdir -p /run/ampoule
 code=0
-unshare --pid --fork --kill-child --mount-proc --uts --ipc "$1" serve --unix "$2" || code=$?
+unshare --pid --fork --kill-child --mount-proc --uts --ipc --net "$1" serve --unix "$2" || code=$?
 echo 0 > /run/cgroup/cgroup.procs
 rmdir $group/*/ $group
 exit $code
@@ -190,6 +190,20 @@ impl Sandbox {
         self.agent.wait().unwrap().code().unwrap()
     }
 
+    /// Ends the first connection for events, which the agent has let go of; the next one is
+    /// [`Sandbox::listen`].
+    pub fn hear_the_end(&mut self) {
+        let end = frame::read::<Hello>(&mut &self.ready);
+        assert!(matches!(end, Err(frame::FrameError::Closed)), "{end:?}");
+    }
+
+    /// Takes events on a new connection from now on.
+    pub fn listen(&mut self) {
+        let rpc = self.rpc();
+        rpc.send(&Request::Events);
+        self.ready = rpc.0;
+    }
+
     /// The agent's exit code, once the host has gone.
     pub fn abandon(mut self) -> i32 {
         self.ready.shutdown(std::net::Shutdown::Both).unwrap();
@@ -275,6 +289,19 @@ impl Rpc {
 
     pub fn kill(&self, name: &str, signal: i32) {
         self.done(Request::Kill { id: ProcessId::init(name), signal, all: false });
+    }
+}
+
+/// What a restored guest is told; `n` makes it another guest.
+pub fn wake(n: u8) -> Wake {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+    Wake {
+        seed: format!("{n:02x}").repeat(Wake::SEED_BYTES),
+        realtime_ns: u64::try_from(now.as_nanos()).unwrap(),
+        machine_id: format!("{:032x}", n),
+        boot_id: format!("00000000-0000-4000-8000-{:012x}", n),
+        hostname: format!("guest-{n}"),
+        interfaces: Vec::new(),
     }
 }
 

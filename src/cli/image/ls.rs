@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::super::age::age;
+use super::super::size;
 use super::super::table::Table;
 use super::super::{Failure, Global};
 use crate::image::{Image, Reference, Store};
@@ -80,7 +81,7 @@ fn rows(image: &Image, whole: bool, now: Timestamp) -> Vec<Row> {
         id: id.clone(),
         created_at: image.created.map_or_else(|| "N/A".to_owned(), |at| at.to_string()),
         created_since: image.created.map_or_else(|| "N/A".to_owned(), |at| since(at, now)),
-        size: size(image.size),
+        size: size::decimal(image.size),
     };
     if image.references.is_empty() {
         return vec![row(None)];
@@ -97,30 +98,6 @@ fn table(rows: &[Row]) -> Table {
     table
 }
 
-/// A size in decimal units with four significant digits, as docker shows it.
-fn size(bytes: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
-    let mut value = bytes as f64;
-    let mut units = ["B", "kB", "MB", "GB", "TB", "PB"].into_iter();
-    let mut unit = units.next().unwrap_or_default();
-    for next in units {
-        if value < 1000.0 {
-            break;
-        }
-        value /= 1000.0;
-        unit = next;
-    }
-    let digits = match value {
-        value if value >= 1000.0 => 0,
-        value if value >= 100.0 => 1,
-        value if value >= 10.0 => 2,
-        _ => 3,
-    };
-    let text = format!("{value:.digits$}");
-    let text = if digits > 0 { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
-    format!("{text}{unit}")
-}
-
 /// How long ago `then` was, in docker's words.
 fn since(then: Timestamp, now: Timestamp) -> String {
     format!("{} ago", age(now.duration_since(then)))
@@ -129,21 +106,6 @@ fn since(then: Timestamp, now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_docker_s() {
-        for (bytes, text) in [
-            (0, "0B"),
-            (999, "999B"),
-            (1000, "1kB"),
-            (4_261_550, "4.262MB"),
-            (117_000_000, "117MB"),
-            (123_456_789, "123.5MB"),
-            (12_345_678_901, "12.35GB"),
-        ] {
-            assert_eq!(size(bytes), text);
-        }
-    }
 
     #[test]
     fn ages_are_docker_s() {

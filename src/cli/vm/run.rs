@@ -53,6 +53,9 @@ pub struct Args {
     /// Unix socket of the host side of the guest's vsock device (context id 3)
     #[arg(long, value_name = "PATH")]
     vsock: Option<PathBuf>,
+    /// Let the guest give free memory back to the host
+    #[arg(long)]
+    balloon: bool,
     /// Put the guest's serial console on standard input and output; on a terminal, Ctrl-A x stops
     /// the machine
     #[arg(long)]
@@ -70,8 +73,13 @@ impl From<Args> for MachineConfig {
             serial: if args.serial { SerialMode::Stdio } else { SerialMode::Off },
             disks: args.disks.into_iter().map(|disk| disk.0).collect(),
             nets: args.nets.into_iter().map(|net| net.0).collect(),
-            vsock: args.vsock.map(|uds_path| VsockConfig { guest_cid: GUEST_CID, uds_path }),
+            vsock: args.vsock.map(|uds_path| VsockConfig {
+                guest_cid: GUEST_CID,
+                uds_path,
+                listener: None,
+            }),
             rng: true,
+            balloon: args.balloon,
         }
     }
 }
@@ -167,7 +175,7 @@ impl FromStr for Disk {
         if path.is_empty() {
             return Err(ArgError::EmptyPath);
         }
-        Ok(Self(DiskConfig { path: path.into(), read_only, serial: None }))
+        Ok(Self(DiskConfig { path: Some(path.into()), read_only, serial: None }))
     }
 }
 
@@ -186,7 +194,7 @@ impl FromStr for Net {
                 _ => return Err(ArgError::Unknown(part.into())),
             }
         }
-        Ok(Self(NetConfig { tap: tap.ok_or(ArgError::NoTap)?, mac }))
+        Ok(Self(NetConfig { tap: Some(tap.ok_or(ArgError::NoTap)?), mac }))
     }
 }
 
@@ -237,17 +245,21 @@ mod tests {
     fn everything_lands_in_the_configuration() {
         let config = config(
             "--kernel k --initrd i --cmdline c --vcpus 3 --memory 256 --disk a --disk b,ro \
-             --net tap=t0,mac=02:00:00:00:00:0a --vsock v --serial",
+             --net tap=t0,mac=02:00:00:00:00:0a --vsock v --balloon --serial",
         )
         .unwrap();
         assert_eq!((config.vcpus, config.memory_mib), (3, 256));
         assert_eq!(config.serial, SerialMode::Stdio);
-        let disks: Vec<_> =
-            config.disks.iter().map(|d| (d.path.to_str().unwrap(), d.read_only)).collect();
+        let disks: Vec<_> = config
+            .disks
+            .iter()
+            .map(|d| (d.path.as_ref().unwrap().to_str().unwrap(), d.read_only))
+            .collect();
         assert_eq!(disks, [("a", false), ("b", true)]);
-        assert_eq!(config.nets[0].tap, "t0");
+        assert_eq!(config.nets[0].tap.as_deref(), Some("t0"));
         assert_eq!(config.nets[0].mac, Some([2, 0, 0, 0, 0, 10]));
         assert_eq!(config.vsock.unwrap().guest_cid, 3);
+        assert!(config.balloon);
     }
 
     #[test]

@@ -34,6 +34,16 @@ impl Bus {
         Self { serial, virtio: virtio.into_iter().map(Mutex::new).collect() }
     }
 
+    /// The serial port.
+    pub fn serial(&self) -> &Mutex<serial::Port> {
+        &self.serial
+    }
+
+    /// The registers of the virtio devices, in their order.
+    pub fn virtio(&self) -> &[Mutex<MmioTransport>] {
+        &self.virtio
+    }
+
     /// The guest reads `data.len()` bytes from `port`: one access, or one for each byte of a
     /// string instruction.
     pub fn port_read(&self, port: u16, data: &mut [u8]) {
@@ -90,7 +100,8 @@ mod tests {
     use crate::vmm::config::SerialMode;
 
     fn bus() -> (Bus, serial::Console) {
-        let (port, console) = serial::Port::new(SerialMode::Off).unwrap();
+        let (port, console) =
+            serial::Port::new(SerialMode::Off, &serial::SerialState::default()).unwrap();
         (Bus::new(Arc::new(Mutex::new(port)), Vec::new()), console)
     }
 

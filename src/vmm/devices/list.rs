@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::virtio::Interrupt;
+use super::virtio::balloon::{Balloon, BalloonError};
 use super::virtio::block::{Block, BlockError};
 use super::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, SharedDevice};
 use super::virtio::net::{Net, NetError};
 use super::virtio::rng::Rng;
 use super::virtio::vsock::{Vsock, VsockError};
+use super::virtio::{Interrupt, RestoreError};
 use crate::vmm::arch::x86_64::layout::{FIRST_IRQ, LAST_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
 use crate::vmm::boot::Announced;
 use crate::vmm::config::MachineConfig;
@@ -33,6 +34,18 @@ pub enum DeviceError {
     /// the entropy device
     #[error("cannot make the entropy device")]
     Rng(#[source] io::Error),
+    /// a device does not go on as it was saved
+    #[error("device {index} of the snapshot cannot be restored")]
+    Restore {
+        /// its place among the devices
+        index: usize,
+        /// why
+        #[source]
+        source: RestoreError,
+    },
+    /// the balloon
+    #[error(transparent)]
+    Balloon(#[from] BalloonError),
     /// an eventfd for an interrupt
     #[error("cannot make an interrupt line")]
     Interrupt(#[source] io::Error),
@@ -52,6 +65,9 @@ pub fn make(config: &MachineConfig) -> Result<Vec<SharedDevice>, DeviceError> {
     }
     if config.rng {
         devices.push(Arc::new(Mutex::new(Rng::new().map_err(DeviceError::Rng)?)));
+    }
+    if config.balloon {
+        devices.push(Arc::new(Mutex::new(Balloon::new()?)));
     }
     Ok(devices)
 }

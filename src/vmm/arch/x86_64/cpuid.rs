@@ -8,6 +8,7 @@
 //!   host process took along.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::fam;
 
 const VENDOR: u32 = 0;
@@ -18,6 +19,8 @@ const TOPOLOGY: u32 = 0xb;
 const TOPOLOGY_V2: u32 = 0x1f;
 const KVM_FEATURES: u32 = 0x4000_0001;
 const EXTENDED_FEATURES: u32 = 0x8000_0001;
+/// The processor's name.
+const BRAND: std::ops::RangeInclusive<u32> = 0x8000_0002..=0x8000_0004;
 const EXTENDED_SIZES: u32 = 0x8000_0008;
 const AMD_CACHES: u32 = 0x8000_001d;
 const AMD_TOPOLOGY: u32 = 0x8000_001e;
@@ -40,7 +43,10 @@ const LEVEL_THREAD: u32 = 1 << 8;
 const LEVEL_CORE: u32 = 2 << 8;
 
 /// CPUID of a machine; only the ids differ from vCPU to vCPU.
-#[derive(Debug, Clone)]
+///
+/// Equal on all processors of a host, whichever KVM was asked on: two that differ are of hosts
+/// between which no guest can move.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cpuid {
     entries: Vec<kvm_cpuid_entry2>,
 }
@@ -64,6 +70,31 @@ impl Cpuid {
             entries.extend(topology(vcpus));
         }
         Self { entries }
+    }
+
+    /// The processor's own name, where it has one.
+    pub fn brand(&self) -> String {
+        let mut bytes = Vec::with_capacity(48);
+        for function in BRAND {
+            if let Some(e) = self.entries.iter().find(|e| e.function == function) {
+                bytes.extend([e.eax, e.ebx, e.ecx, e.edx].map(u32::to_le_bytes).concat());
+            }
+        }
+        let name = String::from_utf8_lossy(&bytes).trim_matches(['\0', ' ']).to_owned();
+        if name.is_empty() { "a processor without a name".into() } else { name }
+    }
+
+    /// Leaves in which two hosts differ, for people who look for the reason.
+    pub fn differences(&self, other: &Self) -> Vec<u32> {
+        let of = |all: &Self, function: u32| -> Vec<kvm_cpuid_entry2> {
+            all.entries.iter().filter(|e| e.function == function).copied().collect()
+        };
+        let mut functions: Vec<u32> =
+            self.entries.iter().chain(&other.entries).map(|e| e.function).collect();
+        functions.sort_unstable();
+        functions.dedup();
+        functions.retain(|function| of(self, *function) != of(other, *function));
+        functions
     }
 
     /// CPUID of vCPU `id`, whose APIC id is the same number.
@@ -105,7 +136,8 @@ fn patch(entry: &mut kvm_cpuid_entry2, vcpus: u8, amd: bool, tsc_deadline: bool)
         FEATURES => {
             entry.ecx |= HYPERVISOR;
             set(&mut entry.ecx, TSC_DEADLINE, tsc_deadline);
-            entry.ebx = (entry.ebx & 0xff00_ffff) | (ids << 16);
+            // The highest byte is the id of the processor that KVM was asked on.
+            entry.ebx = (entry.ebx & 0x0000_ffff) | (ids << 16);
             set(&mut entry.edx, MULTIPLE, vcpus > 1);
         }
         CACHES => entry.eax = (shared(entry.eax, ids) & 0x03ff_ffff) | ((ids - 1) << 26),
@@ -121,6 +153,7 @@ fn patch(entry: &mut kvm_cpuid_entry2, vcpus: u8, amd: bool, tsc_deadline: bool)
             entry.ecx = (core_bits(vcpus) << 12) | (u32::from(vcpus) - 1);
         }
         AMD_CACHES => entry.eax = shared(entry.eax, ids),
+        AMD_TOPOLOGY => (entry.eax, entry.ebx, entry.ecx) = (0, 0, 0),
         _ => {}
     }
 }

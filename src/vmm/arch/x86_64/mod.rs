@@ -1,7 +1,9 @@
-//! x86-64: where things lie in guest memory, and the state in which the vCPUs start.
+//! x86-64: where things lie in guest memory, the state in which the vCPUs start, and their
+//! whole state for snapshots.
 
 pub mod cpuid;
 pub mod layout;
 pub mod mptable;
 pub mod msr;
 pub mod regs;
+pub mod state;

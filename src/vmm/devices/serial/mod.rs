@@ -3,6 +3,8 @@
 mod escape;
 mod input;
 mod port;
+mod state;
 
 pub use input::Input;
 pub use port::{Console, Port, offset};
+pub use state::SerialState;

@@ -11,6 +11,7 @@ use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::state::SerialState;
 use crate::vmm::config::SerialMode;
 use crate::vmm::console::{Event, Ring, Scanner};
 use crate::vmm::exit::lock;
@@ -60,8 +61,12 @@ impl std::fmt::Debug for Port {
 }
 
 impl Port {
-    /// A port whose output also goes to standard output if `mode` says so.
-    pub fn new(mode: SerialMode) -> io::Result<(Self, Console)> {
+    /// A port whose output also goes to standard output if `mode` says so, with its registers as
+    /// `state` has them.
+    ///
+    /// # Errors
+    /// The host has no eventfds, or the state holds more input than the port does.
+    pub fn new(mode: SerialMode, state: &SerialState) -> io::Result<(Self, Console)> {
         let ring = Arc::new(Mutex::new(Ring::default()));
         let output = Output {
             ring: ring.clone(),
@@ -74,8 +79,14 @@ impl Port {
             SerialMode::Stdio => Some(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?),
         };
         let line = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-        let uart = Serial::with_events(Line(line), Drained(drained), output);
+        let uart = Serial::from_state(&state.into(), Line(line), Drained(drained), output)
+            .map_err(|error| io::Error::other(format!("{error:?}")))?;
         Ok((Self { uart, asked: false }, Console(ring)))
+    }
+
+    /// Its registers.
+    pub fn save(&self) -> SerialState {
+        self.uart.state().into()
     }
 
     /// The eventfd that raises the port's interrupt.
@@ -251,7 +262,7 @@ mod tests {
 
     #[test]
     fn input_raises_the_line_and_reading_all_tells() {
-        let (mut port, _) = Port::new(SerialMode::Stdio).unwrap();
+        let (mut port, _) = Port::new(SerialMode::Stdio, &SerialState::default()).unwrap();
         let drained = port.drained().unwrap().unwrap();
         port.write(1, 1);
         port.give(b"ab");
@@ -264,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_kernels_message_is_heard_behind_an_unended_line() {
-        let (mut port, _) = Port::new(SerialMode::Off).unwrap();
+        let (mut port, _) = Port::new(SerialMode::Off, &SerialState::default()).unwrap();
         let say = |text: &str, port: &mut Port| {
             text.bytes().fold(None, |said, byte| port.write(0, byte).or(said))
         };

@@ -23,6 +23,9 @@ pub const MAX_CHAIN_SEGMENTS: usize = 256;
 /// device's own.
 pub const MAX_SEGMENTS: usize = libc::UIO_MAXIOV as usize - 1;
 
+/// Bytes of a page of the host, on the one architecture there is.
+const HOST_PAGE: usize = 4096;
+
 /// A descriptor chain that a driver must not send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
@@ -376,9 +379,14 @@ impl Segments {
         })
     }
 
+    /// The ranges that are not consumed.
+    fn left(&self) -> &[iovec] {
+        self.ranges.get(self.first..).unwrap_or_default()
+    }
+
     /// One vectored system call over the ranges, again if a signal interrupts it.
     fn transfer(&self, call: impl Fn(*const iovec, c_int) -> isize) -> io::Result<usize> {
-        let ranges = self.ranges.get(self.first..).unwrap_or_default();
+        let ranges = self.left();
         let count = c_int::try_from(ranges.len()).map_err(io::Error::other)?;
         loop {
             match usize::try_from(call(ranges.as_ptr(), count)) {
@@ -391,6 +399,42 @@ impl Segments {
                 }
             }
         }
+    }
+
+    /// Adds a guest range that is no descriptor's, checked as one. On an error nothing is added.
+    pub fn append(&mut self, at: GuestAddress, len: u32) -> Result<(), ChainError> {
+        let before = self.mark();
+        let mut room = MAX_CHAIN_SEGMENTS;
+        self.map(at, len, &mut room).inspect_err(|_| self.rewind(before))
+    }
+
+    /// Whether every range begins and ends with a page of the host.
+    pub fn are_pages(&self) -> bool {
+        let aligned = |value: usize| value.is_multiple_of(HOST_PAGE);
+        self.left().iter().all(|range| aligned(range.iov_base.addr()) && aligned(range.iov_len))
+    }
+
+    /// Gives the memory of the whole list back to the host and consumes it: its content is lost.
+    /// Returns the bytes; on an error, ranges before the one that failed are gone too.
+    ///
+    /// # Errors
+    /// The host's; it takes back nothing but whole pages (see [`Segments::are_pages`]).
+    pub fn discard(&mut self) -> io::Result<usize> {
+        for range in self.left() {
+            // The kernel would round the length up.
+            if !range.iov_len.is_multiple_of(HOST_PAGE) {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            // SAFETY: the range lies within a region of `memory`, mapped as `Segments` keeps that,
+            // and holds nothing but what the guest put there: nobody has references to it.
+            let done = unsafe { libc::madvise(range.iov_base, range.iov_len, libc::MADV_DONTNEED) };
+            if done != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        let discarded = self.len;
+        self.clear();
+        Ok(discarded)
     }
 
     /// Adds the host ranges of a guest range; several where it crosses memory regions.

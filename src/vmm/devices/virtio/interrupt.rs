@@ -3,10 +3,19 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 const USED_BUFFER: u32 = 1;
 const CONFIGURATION_CHANGE: u32 = 2;
+
+/// An interrupt's registers, for snapshots.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterruptState {
+    status: u32,
+    generation: u32,
+    needs_reset: bool,
+}
 
 /// Raises the interrupt of one device.
 #[derive(Debug)]
@@ -26,6 +35,24 @@ impl Interrupt {
             needs_reset: AtomicBool::new(false),
             line,
         }
+    }
+
+    /// Its registers.
+    pub fn save(&self) -> InterruptState {
+        InterruptState {
+            status: self.status(),
+            generation: self.generation(),
+            needs_reset: self.waits_for_reset(),
+        }
+    }
+
+    /// Sets its registers, and raises the line anew where the driver has not acknowledged all: an
+    /// edge that was under way when the machine was paused is lost, and one too many does nothing.
+    pub fn restore(&self, state: InterruptState) -> io::Result<()> {
+        self.generation.store(state.generation, Ordering::Release);
+        self.needs_reset.store(state.needs_reset, Ordering::Release);
+        self.status.store(state.status, Ordering::Release);
+        if state.status == 0 { Ok(()) } else { self.line.write(1) }
     }
 
     /// The device has used buffers.

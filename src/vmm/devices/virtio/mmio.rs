@@ -17,12 +17,16 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
 
-use super::{ActivateError, Activation, Interrupt, VirtioDevice};
+use super::{
+    ActivateError, Activation, DeviceState, Interrupt, InterruptState, QueuePosition, RestoreError,
+    VirtioDevice,
+};
 use crate::vmm::exit::lock;
 
 /// A device as the transport and the device thread share it.
@@ -45,6 +49,15 @@ const DRIVER_OK: u32 = 4;
 const FEATURES_OK: u32 = 8;
 const NEEDS_RESET: u32 = 64;
 const FAILED: u32 = 128;
+
+/// What the status register can be, but for [`FAILED`].
+const STATUSES: [u32; 5] = [
+    0,
+    ACKNOWLEDGE,
+    ACKNOWLEDGE | DRIVER,
+    ACKNOWLEDGE | DRIVER | FEATURES_OK,
+    ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK,
+];
 
 /// Features of the transport itself and of its queues.
 const TRANSPORT_FEATURES: u64 =
@@ -78,8 +91,24 @@ pub enum QueueError {
     },
 }
 
+/// A device with its registers, for snapshots.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TransportState {
+    device_type: u32,
+    status: u32,
+    accepted: u64,
+    device_features_word: u32,
+    driver_features_word: u32,
+    queue: u32,
+    queues: Vec<QueueSetup>,
+    interrupt: InterruptState,
+    /// Where the device is on its queues, if it is at work.
+    positions: Option<Vec<QueuePosition>>,
+    device: DeviceState,
+}
+
 /// A queue as the driver sets it up.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct QueueSetup {
     size: u32,
     ready: bool,
@@ -171,6 +200,56 @@ impl MmioTransport {
         if !accepted {
             self.refused_writes += 1;
         }
+    }
+
+    /// The device with its registers; `device` is this transport's, locked.
+    pub fn save(&self, device: &dyn VirtioDevice) -> TransportState {
+        TransportState {
+            device_type: self.device_type,
+            status: self.status,
+            accepted: self.accepted,
+            device_features_word: self.device_features_word,
+            driver_features_word: self.driver_features_word,
+            queue: self.queue,
+            queues: self.queues.clone(),
+            interrupt: self.interrupt.save(),
+            positions: device.positions(),
+            device: device.save(),
+        }
+    }
+
+    /// Brings the device, which is new, to where the saved one was. Its interrupt is to be bound,
+    /// and the interrupt controllers restored, before.
+    ///
+    /// # Errors
+    /// The state is not one of this device, or cannot be one that a driver has brought about.
+    pub fn restore(&mut self, state: &TransportState) -> Result<(), RestoreError> {
+        if state.device_type != self.device_type || state.queues.len() != self.max_sizes.len() {
+            return Err(RestoreError::OtherDevice);
+        }
+        if !STATUSES.contains(&(state.status & !FAILED)) {
+            return Err(RestoreError::Registers("a status that no driver sets"));
+        }
+        let missing = state.accepted & !self.offered;
+        if missing != 0 {
+            return Err(RestoreError::Features { missing });
+        }
+        self.status = state.status;
+        self.accepted = state.accepted;
+        self.device_features_word = state.device_features_word;
+        self.driver_features_word = state.driver_features_word;
+        self.queue = state.queue;
+        self.queues.clone_from(&state.queues);
+        lock(&self.device).restore(&state.device)?;
+        if let Some(positions) = &state.positions {
+            if self.status & DRIVER_OK == 0 || positions.len() != self.queues.len() {
+                return Err(RestoreError::Registers("queues at work without a driver"));
+            }
+            self.try_activate(positions)?;
+        }
+        self.interrupt
+            .restore(state.interrupt)
+            .map_err(|source| ActivateError::Host { what: "raise an interrupt", source }.into())
     }
 
     /// Writes that came at the wrong time, in the wrong width or to no register.
@@ -307,7 +386,7 @@ impl MmioTransport {
     }
 
     fn activate(&mut self) {
-        if let Err(error) = self.try_activate() {
+        if let Err(error) = self.try_activate(&[]) {
             log::warn!("virtio device {}: {error}", self.device_type);
             if let Err(error) = self.interrupt.needs_reset() {
                 log::warn!("virtio device {}: cannot interrupt: {error}", self.device_type);
@@ -315,11 +394,15 @@ impl MmioTransport {
         }
     }
 
-    fn try_activate(&self) -> Result<(), ActivateError> {
-        let queues = self.checked_queues().map_err(|error| ActivateError::Host {
+    /// With a queue that has no position at its start.
+    fn try_activate(&self, positions: &[QueuePosition]) -> Result<(), ActivateError> {
+        let mut queues = self.checked_queues().map_err(|error| ActivateError::Host {
             what: "the driver set up its queues wrongly",
             source: io::Error::new(io::ErrorKind::InvalidInput, error),
         })?;
+        for (queue, position) in queues.iter_mut().zip(positions) {
+            position.apply(queue);
+        }
         lock(&self.device).activate(Activation {
             memory: self.memory.clone(),
             queues,

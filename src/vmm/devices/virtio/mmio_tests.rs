@@ -8,10 +8,11 @@ use super::*;
 
 const MEMORY: usize = 1 << 20;
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Fake {
     events: Vec<EventFd>,
     activations: Vec<(u64, Vec<(bool, u16)>)>,
+    positions: Option<Vec<QueuePosition>>,
     resets: usize,
     refuse: bool,
     written: Vec<(u64, Vec<u8>)>,
@@ -47,6 +48,16 @@ impl VirtioDevice for Fake {
         }
         let queues = activation.queues.iter().map(|q| (q.ready(), q.size())).collect();
         self.activations.push((activation.features, queues));
+        self.positions = Some(activation.queues.iter().map(QueuePosition::of).collect());
+        Ok(())
+    }
+    fn positions(&self) -> Option<Vec<QueuePosition>> {
+        self.positions.clone()
+    }
+    fn save(&self) -> DeviceState {
+        DeviceState::Rng
+    }
+    fn restore(&mut self, _: &DeviceState) -> Result<(), RestoreError> {
         Ok(())
     }
     fn reset(&mut self) {
@@ -242,6 +253,53 @@ fn registers_are_read_by_words_only() {
     let mut data = [0xff; 2];
     transport.read(0, &mut data);
     assert_eq!(data, [0, 0]);
+}
+
+/// A device at work, its driver's side acknowledged up to `status`, some way into its queues.
+fn saved() -> TransportState {
+    let (mut transport, device, interrupt) = transport();
+    negotiate(&mut transport);
+    set_up(&mut transport, 128, [0x1000, 0x2000, 0x3000]);
+    put(&mut transport, 0x070, ALL_SET);
+    let position = QueuePosition { next_avail: 65_535, next_used: 7 };
+    lock(&device).positions = Some(vec![position, QueuePosition::of(&Queue::new(64).unwrap())]);
+    interrupt.used_buffers().unwrap();
+    let device = lock(&device);
+    transport.save(&*device)
+}
+
+#[test]
+fn a_restored_device_goes_on_where_the_saved_one_was() {
+    let state = saved();
+    let (mut transport, device, interrupt) = transport();
+    transport.restore(&state).unwrap();
+    assert_eq!(get(&transport, 0x070), ALL_SET);
+    assert_eq!(lock(&device).activations.len(), 1);
+    let positions = lock(&device).positions.clone().unwrap();
+    assert_eq!(positions[0], QueuePosition { next_avail: 65_535, next_used: 7 });
+    assert_eq!(interrupt.line().read().unwrap(), 1, "what was not acknowledged comes again");
+    assert_eq!(get(&transport, 0x060), 1);
+    let again = transport.save(&*lock(&device));
+    assert_eq!(format!("{again:?}"), format!("{state:?}"));
+}
+
+#[test]
+fn states_that_no_driver_brings_about_are_refused() {
+    let refused: [fn(&mut TransportState); 6] = [
+        |state| state.device_type = 1,
+        |state| state.queues.truncate(1),
+        |state| state.accepted |= 1 << 6,
+        |state| state.status = DRIVER_OK,
+        |state| state.positions = Some(Vec::new()),
+        |state| state.queues[0].available = u64::MAX - 1,
+    ];
+    for spoil in refused {
+        let mut state = saved();
+        spoil(&mut state);
+        let (mut transport, device, _) = transport();
+        assert!(transport.restore(&state).is_err());
+        assert!(lock(&device).activations.is_empty());
+    }
 }
 
 fn register() -> impl Strategy<Value = u64> {

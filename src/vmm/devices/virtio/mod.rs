@@ -4,6 +4,7 @@
 //! `queue.rs` or a name that says what its requests are, `event_handler.rs` (its events),
 //! `metrics.rs`, and `error.rs`.
 
+pub mod balloon;
 pub mod block;
 mod buffers;
 mod counter;
@@ -12,12 +13,14 @@ pub mod mmio;
 pub mod net;
 mod ring;
 pub mod rng;
+mod state;
 #[cfg(test)]
 mod testing;
 pub mod vsock;
 
 pub use counter::Counter;
-pub use interrupt::Interrupt;
+pub use interrupt::{Interrupt, InterruptState};
+pub use state::{DeviceState, QueuePosition, RestoreError};
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -67,7 +70,7 @@ pub enum ActivateError {
 ///
 /// The transport itself offers `VIRTIO_F_VERSION_1`, `VIRTIO_RING_F_EVENT_IDX` and
 /// `VIRTIO_RING_F_INDIRECT_DESC` for every device.
-pub trait VirtioDevice: MutEventSubscriber + Send {
+pub trait VirtioDevice: MutEventSubscriber + Send + std::fmt::Debug {
     /// Device id (virtio 1.2, section 5).
     fn device_type(&self) -> u32;
 
@@ -90,6 +93,19 @@ pub trait VirtioDevice: MutEventSubscriber + Send {
 
     /// The driver is ready.
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
+
+    /// How far it is on each queue, for a snapshot; none where no driver is at work.
+    fn positions(&self) -> Option<Vec<QueuePosition>>;
+
+    /// Its own fields, for a snapshot.
+    fn save(&self) -> DeviceState;
+
+    /// Takes over the fields of the device that the snapshot's guest knows, before it is activated
+    /// with queues at their [positions](VirtioDevice::positions).
+    ///
+    /// # Errors
+    /// The state is another device's.
+    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError>;
 
     /// The driver reset the device: forget the queues, close what the old driver had open, be
     /// ready for another [`VirtioDevice::activate`].

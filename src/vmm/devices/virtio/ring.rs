@@ -10,8 +10,8 @@ use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::Interrupt;
 use super::buffers::{Buffers, ChainError, Direction};
+use super::{Interrupt, QueuePosition};
 
 /// Chains that are handled before other events of the device thread get their turn. A driver on
 /// another CPU can refill its ring for ever.
@@ -82,6 +82,11 @@ impl Ring {
     pub fn new(queue: Queue, memory: GuestMemoryMmap) -> Self {
         let signalled = queue.next_used();
         Self { queue, memory, unpublished: 0, signalled }
+    }
+
+    /// How far it is. Chains that were given back are published when nobody works on it.
+    pub fn position(&self) -> QueuePosition {
+        QueuePosition::of(&self.queue)
     }
 
     /// Entries of the ring.

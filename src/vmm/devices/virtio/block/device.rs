@@ -21,7 +21,8 @@ use crate::vmm::config::DiskConfig;
 use crate::vmm::devices::virtio::buffers::{Buffers, Direction};
 use crate::vmm::devices::virtio::ring::{Drained, Handled, Ring, RingError};
 use crate::vmm::devices::virtio::{
-    ActivateError, Activation, Interrupt, VirtioDevice, read_config_space,
+    ActivateError, Activation, DeviceState, Interrupt, QueuePosition, RestoreError, VirtioDevice,
+    read_config_space,
 };
 
 /// Entries of the request queue.
@@ -171,6 +172,27 @@ impl VirtioDevice for Block {
         Ok(())
     }
 
+    fn positions(&self) -> Option<Vec<QueuePosition>> {
+        self.active.as_ref().map(|active| vec![active.ring.position()])
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Block { sectors: self.disk.sectors(), empty: self.disk.is_empty() }
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
+        let DeviceState::Block { sectors, empty } = *state else {
+            return Err(RestoreError::OtherDevice);
+        };
+        if empty {
+            self.disk.set_sectors(sectors);
+            self.config = config_space(sectors);
+        } else if sectors != self.disk.sectors() {
+            return Err(RestoreError::Registers("the disk has another size than the saved one"));
+        }
+        Ok(())
+    }
+
     fn reset(&mut self) {
         self.active = None;
     }
@@ -185,7 +207,10 @@ fn serial_number(config: &DiskConfig) -> Result<[u8; ID_BYTES], BlockError> {
     match id.get_mut(..serial.len()) {
         Some(field) if printable => field.copy_from_slice(serial.as_bytes()),
         _ => {
-            return Err(BlockError::Serial { path: config.path.clone(), serial: serial.clone() });
+            return Err(BlockError::Serial {
+                path: config.path.clone().unwrap_or_default(),
+                serial: serial.clone(),
+            });
         }
     }
     Ok(id)

@@ -18,6 +18,10 @@ pub const SECTOR_SHIFT: u32 = 9;
 /// Bytes of a sector.
 pub const SECTOR: usize = 1 << SECTOR_SHIFT;
 
+/// Sectors of an empty slot (1 TiB): more than any image, so that what is plugged into it needs no
+/// change of the capacity, of which the guest would have to hear first.
+const SLOT_SECTORS: u64 = 1 << 31;
+
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// An open disk.
@@ -26,7 +30,8 @@ static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 /// missing bytes read as zeroes, and the file grows by them when that sector is written.
 #[derive(Debug)]
 pub struct Disk {
-    file: File,
+    /// None in an empty slot.
+    file: Option<File>,
     sectors: u64,
     read_only: bool,
 }
@@ -44,8 +49,10 @@ impl Disk {
     /// Opens and locks a disk: exclusively to write to it, shared to read it. The lock is advisory
     /// (`flock`) and goes with the process.
     pub fn open(config: &DiskConfig) -> Result<Self, BlockError> {
-        let DiskConfig { path, read_only, .. } = config;
-        let (path, read_only) = (path.clone(), *read_only);
+        let read_only = config.read_only;
+        let Some(path) = config.path.clone() else {
+            return Ok(Self { file: None, sectors: SLOT_SECTORS, read_only });
+        };
         let file = OpenOptions::new()
             .read(true)
             .write(!read_only)
@@ -86,7 +93,22 @@ impl Disk {
         if len == 0 {
             return Err(BlockError::Empty { path });
         }
-        Ok(Self { file, sectors: len.div_ceil(1 << SECTOR_SHIFT), read_only })
+        Ok(Self { file: Some(file), sectors: len.div_ceil(1 << SECTOR_SHIFT), read_only })
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// Makes it as large as the guest believes it to be. What is beyond the file's end cannot be
+    /// read.
+    pub fn set_sectors(&mut self, sectors: u64) {
+        self.sectors = sectors;
+    }
+
+    fn file(&self) -> Result<&File, RequestError> {
+        self.file.as_ref().ok_or_else(|| RequestError::Host(Errno::ENOMEDIUM.into()))
     }
 
     /// Capacity in sectors.
@@ -116,8 +138,11 @@ impl Disk {
     /// Fills all of `into` from `sector` on.
     pub fn read(&self, sector: u64, into: &mut Segments) -> Result<(), RequestError> {
         let mut offset = self.extent(sector, whole_sectors(into.len())?)?.offset;
+        let Some(file) = &self.file else {
+            return zero(into);
+        };
         while !into.is_empty() {
-            match into.read_file(self.file.as_fd(), offset).map_err(RequestError::Host)? {
+            match into.read_file(file.as_fd(), offset).map_err(RequestError::Host)? {
                 0 => return Self::read_tail(into),
                 n => offset += n as u64,
             }
@@ -139,7 +164,7 @@ impl Disk {
     pub fn write(&self, sector: u64, from: &mut Segments) -> Result<(), RequestError> {
         let mut offset = self.extent(sector, whole_sectors(from.len())?)?.offset;
         while !from.is_empty() {
-            match from.write_file(self.file.as_fd(), offset).map_err(RequestError::Host)? {
+            match from.write_file(self.file()?.as_fd(), offset).map_err(RequestError::Host)? {
                 0 => return Err(RequestError::Host(io::ErrorKind::WriteZero.into())),
                 n => offset += n as u64,
             }
@@ -149,7 +174,7 @@ impl Disk {
 
     /// Makes all completed writes durable.
     pub fn flush(&self) -> Result<(), RequestError> {
-        self.file.sync_data().map_err(RequestError::Host)
+        self.file()?.sync_data().map_err(RequestError::Host)
     }
 
     /// Gives the range's storage back to the host; it reads as zeroes.
@@ -176,7 +201,7 @@ impl Disk {
         while len > 0 {
             let chunk = usize::try_from(len).map_or(ZEROES.len(), |len| len.min(ZEROES.len()));
             let zeroes = ZEROES.get(..chunk).unwrap_or(&ZEROES);
-            self.file.write_all_at(zeroes, offset).map_err(RequestError::Host)?;
+            self.file()?.write_all_at(zeroes, offset).map_err(RequestError::Host)?;
             offset += chunk as u64;
             len -= chunk as u64;
         }
@@ -192,7 +217,7 @@ impl Disk {
         let len = number(extent.len).map_err(RequestError::Host)?;
         loop {
             let flags = how | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            return match fallocate(&self.file, flags, offset, len) {
+            return match fallocate(self.file()?, flags, offset, len) {
                 Ok(()) => Ok(()),
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV) => {
@@ -202,6 +227,16 @@ impl Disk {
             };
         }
     }
+}
+
+fn zero(into: &mut Segments) -> Result<(), RequestError> {
+    while !into.is_empty() {
+        let zeroes = ZEROES.get(..into.len().min(ZEROES.len())).unwrap_or(&ZEROES);
+        if !into.write(zeroes) {
+            return Err(RequestError::Host(io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+    Ok(())
 }
 
 fn whole_sectors(bytes: usize) -> Result<u64, RequestError> {

@@ -37,7 +37,7 @@ struct Machine {
 }
 
 fn config(path: PathBuf, read_only: bool) -> DiskConfig {
-    DiskConfig { path, read_only, serial: Some("disk-0001".to_owned()) }
+    DiskConfig { path: Some(path), read_only, serial: Some("disk-0001".to_owned()) }
 }
 
 fn machine(size: u64, read_only: bool) -> Machine {

@@ -18,7 +18,8 @@ use crate::vmm::config::NetConfig;
 use crate::vmm::devices::virtio::buffers::Buffers;
 use crate::vmm::devices::virtio::ring::{Drained, Ring, RingError};
 use crate::vmm::devices::virtio::{
-    ActivateError, Activation, Interrupt, VirtioDevice, read_config_space,
+    ActivateError, Activation, DeviceState, Interrupt, QueuePosition, RestoreError, VirtioDevice,
+    read_config_space,
 };
 
 /// Entries of the receive and the transmit queue.
@@ -33,8 +34,11 @@ const LINK_UP: u8 = 1;
 /// A network interface of the guest.
 #[derive(Debug)]
 pub struct Net {
-    pub(super) tap: Tap,
+    /// None in an empty slot.
+    pub(super) tap: Option<Tap>,
     config: [u8; CONFIG_LEN],
+    /// The address is the configuration's, not a random one.
+    mac_given: bool,
     pub(super) queue_events: [EventFd; 2],
     active: Option<Active>,
     /// The tap may have frames: nothing has found it empty since its last event. Remembered, as an
@@ -60,12 +64,13 @@ impl Net {
     /// Those of the tap name it: see [`NetError`].
     pub fn new(config: &NetConfig) -> Result<Self, NetError> {
         let mac = mac::choose(config.mac)?;
-        let tap = Tap::open(&config.tap)?;
+        let tap = config.tap.as_deref().map(Tap::open).transpose()?;
         let event =
             || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(NetError::EventFd);
         Ok(Self {
             tap,
             config: config_space(mac),
+            mac_given: config.mac.is_some(),
             queue_events: [event()?, event()?],
             active: None,
             tap_has_frames: true,
@@ -89,10 +94,10 @@ impl Net {
         let Some(Active { rx, interrupt, .. }) = &mut self.active else {
             return;
         };
-        if !self.tap_has_frames {
+        let Some(tap) = self.tap.as_ref().filter(|_| self.tap_has_frames) else {
             return;
-        }
-        match rx.receive(self.tap.as_fd(), interrupt, &self.metrics) {
+        };
+        match rx.receive(tap.as_fd(), interrupt, &self.metrics) {
             Ok(Received::TapEmpty) => self.tap_has_frames = false,
             Ok(Received::NoBuffers) => {}
             Ok(Received::More) => come_back(self.rx_event()),
@@ -106,7 +111,7 @@ impl Net {
         let Some(Active { tx, interrupt, .. }) = &mut self.active else {
             return false;
         };
-        match tx.transmit(self.tap.as_fd(), interrupt, &self.metrics) {
+        match tx.transmit(self.tap.as_ref().map(AsFd::as_fd), interrupt, &self.metrics) {
             Ok(Drained::Empty) => false,
             Ok(Drained::Blocked) => true,
             Ok(Drained::More) => {
@@ -178,8 +183,10 @@ impl VirtioDevice for Net {
             Ok(Ring::new(queue, memory.clone()))
         };
         let (rx, tx) = (ring(0)?, ring(1)?);
+        let offloads = |tap: &Tap| tap.set_offloads(features.tap_offloads());
         self.tap
-            .set_offloads(features.tap_offloads())
+            .as_ref()
+            .map_or(Ok(()), offloads)
             .map_err(|source| ActivateError::Host { what: "setting the tap's offloads", source })?;
         self.active = Some(Active {
             rx: Rx::new(rx, Buffers::new(&memory), features),
@@ -190,6 +197,26 @@ impl VirtioDevice for Net {
         self.tap_has_frames = true;
         come_back(self.rx_event());
         come_back(self.tx_event());
+        Ok(())
+    }
+
+    fn positions(&self) -> Option<Vec<QueuePosition>> {
+        let active = self.active.as_ref()?;
+        Some(vec![active.rx.position(), active.tx.position()])
+    }
+
+    fn save(&self) -> DeviceState {
+        let [mac @ .., _, _] = self.config;
+        DeviceState::Net { mac }
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
+        let DeviceState::Net { mac } = *state else {
+            return Err(RestoreError::OtherDevice);
+        };
+        if !self.mac_given {
+            self.config = config_space(mac);
+        }
         Ok(())
     }
 

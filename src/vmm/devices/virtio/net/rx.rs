@@ -13,9 +13,9 @@ use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 use super::header;
 use super::metrics::NetMetrics;
 use super::offload::Features;
-use crate::vmm::devices::virtio::Interrupt;
 use crate::vmm::devices::virtio::buffers::{Buffers, Direction, MAX_CHAIN_SEGMENTS, MAX_SEGMENTS};
 use crate::vmm::devices::virtio::ring::{BATCH, Ring, RingError};
+use crate::vmm::devices::virtio::{Interrupt, QueuePosition};
 
 /// Bytes that are gathered for a frame with mergeable buffers.
 const LONGEST: usize = header::LEN + header::MAX_FRAME;
@@ -53,6 +53,14 @@ impl Rx {
     pub fn new(ring: Ring, buffers: Buffers, features: Features) -> Self {
         let mergeable = features.has(VIRTIO_NET_F_MRG_RXBUF);
         Self { ring, buffers, chains: VecDeque::new(), mergeable }
+    }
+
+    /// How far it is: gathered chains are to be taken out of the ring anew.
+    pub fn position(&self) -> QueuePosition {
+        let position = self.ring.position();
+        // No more than the ring has entries, whose number is 16 bits.
+        let gathered = u16::try_from(self.chains.len()).unwrap_or_default();
+        QueuePosition { next_avail: position.next_avail.wrapping_sub(gathered), ..position }
     }
 
     /// Moves frames from the tap to the guest until one of them has no more, then interrupts once.

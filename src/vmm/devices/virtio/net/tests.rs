@@ -25,7 +25,7 @@ const TAP: &str = "amptest0";
 const ETHERTYPE: u16 = 0x88b5;
 
 fn config(tap: &str) -> NetConfig {
-    NetConfig { tap: tap.to_owned(), mac: Some([2, 0, 0, 0, 0, 7]) }
+    NetConfig { tap: Some(tap.to_owned()), mac: Some([2, 0, 0, 0, 0, 7]) }
 }
 
 /// Runs a test on a thread that has a network namespace of its own, or says why it cannot run.
@@ -315,7 +315,7 @@ fn the_configuration_space_has_the_address_and_a_link() {
         net.read_config(0, &mut space);
         assert_eq!(space, [2, 0, 0, 0, 0, 7, 1, 0, 0, 0]);
         let mac = Some([1, 0, 0, 0, 0, 0]);
-        let error = Net::new(&NetConfig { tap: TAP.to_owned(), mac }).unwrap_err();
+        let error = Net::new(&NetConfig { tap: Some(TAP.to_owned()), mac }).unwrap_err();
         assert!(matches!(error, NetError::Mac(_)));
     });
 }

@@ -6,9 +6,9 @@ use std::os::fd::BorrowedFd;
 use super::header::{self, Header};
 use super::metrics::NetMetrics;
 use super::offload::Features;
-use crate::vmm::devices::virtio::Interrupt;
 use crate::vmm::devices::virtio::buffers::{Buffers, Direction, Segments};
 use crate::vmm::devices::virtio::ring::{Drained, Handled, Ring, RingError};
+use crate::vmm::devices::virtio::{Interrupt, QueuePosition};
 
 /// The transmit queue at work.
 #[derive(Debug)]
@@ -24,11 +24,17 @@ impl Tx {
         Self { ring, buffers, features }
     }
 
+    /// How far it is.
+    pub fn position(&self) -> QueuePosition {
+        self.ring.position()
+    }
+
     /// Sends frames until the queue is empty, the tap is full ([`Drained::Blocked`]: the frame
-    /// stays in the queue), or it is somebody else's turn.
+    /// stays in the queue), or it is somebody else's turn. Without a tap they are lost, as on a
+    /// cable that leads nowhere.
     pub fn transmit(
         &mut self,
-        tap: BorrowedFd<'_>,
+        tap: Option<BorrowedFd<'_>>,
         interrupt: &Interrupt,
         metrics: &NetMetrics,
     ) -> Result<Drained, RingError> {
@@ -46,11 +52,14 @@ impl Tx {
 /// Sends or drops one frame, header included.
 fn send(
     frame: &Segments,
-    tap: BorrowedFd<'_>,
+    tap: Option<BorrowedFd<'_>>,
     features: Features,
     metrics: &NetMetrics,
 ) -> Handled {
     const DONE: Handled = Handled::Used(0);
+    let Some(tap) = tap else {
+        return DONE;
+    };
     let mut bytes = [0; header::LEN];
     let lengths = header::MIN_FRAME..=header::MAX_FRAME;
     let fits = frame.len().checked_sub(header::LEN).is_some_and(|len| lengths.contains(&len));

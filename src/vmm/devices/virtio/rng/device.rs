@@ -10,7 +10,9 @@ use vm_memory::{Bytes, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Metrics;
-use crate::vmm::devices::virtio::{ActivateError, Activation, Interrupt, VirtioDevice};
+use crate::vmm::devices::virtio::{
+    ActivateError, Activation, DeviceState, Interrupt, QueuePosition, RestoreError, VirtioDevice,
+};
 
 const QUEUE_SIZE: u16 = 64;
 
@@ -187,7 +189,22 @@ impl VirtioDevice for Rng {
             .filter(|queue| queue.ready())
             .ok_or(ActivateError::QueueNotReady(0))?;
         self.active = Some(Active { memory, queue, interrupt, buffer: Box::new([0; REQUEST_MAX]) });
+        // A request that was there before was notified of to nobody. Readable already if it cannot
+        // be written.
+        let _ = self.kick().write(1);
         Ok(())
+    }
+
+    fn positions(&self) -> Option<Vec<QueuePosition>> {
+        self.active.as_ref().map(|active| vec![QueuePosition::of(&active.queue)])
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Rng
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
+        if *state == DeviceState::Rng { Ok(()) } else { Err(RestoreError::OtherDevice) }
     }
 
     fn reset(&mut self) {

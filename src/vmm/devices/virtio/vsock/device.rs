@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::error::VsockError;
 use super::link::Room;
+use super::listener::Listener;
 use super::metrics::VsockMetrics;
 use super::muxer::Muxer;
 use super::packet::HEADER_LEN;
@@ -17,7 +18,8 @@ use crate::vmm::config::VsockConfig;
 use crate::vmm::devices::virtio::buffers::{Buffers, Direction, Segments};
 use crate::vmm::devices::virtio::ring::{BATCH, Drained, Handled, Ring, RingError};
 use crate::vmm::devices::virtio::{
-    ActivateError, Activation, Interrupt, VirtioDevice, read_config_space,
+    ActivateError, Activation, DeviceState, Interrupt, QueuePosition, RestoreError, VirtioDevice,
+    read_config_space,
 };
 
 /// Entries of the queues: receive, transmit, event. Linux fills the receive queue with buffers of a
@@ -37,6 +39,8 @@ pub struct Vsock {
     muxer: Muxer,
     events: [EventFd; 3],
     active: Option<Active>,
+    /// The driver's connections ended with another machine; it is told when it is at work.
+    lost_connections: bool,
     metrics: Arc<VsockMetrics>,
 }
 
@@ -82,12 +86,17 @@ impl Vsock {
             EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
                 .map_err(|source| VsockError::Host { what: "eventfd", source })
         };
+        let listener = match &config.listener {
+            Some(listener) => Listener::take_over(listener.clone(), &config.uds_path)?,
+            None => Listener::bind(&config.uds_path)?,
+        };
         let metrics = Arc::<VsockMetrics>::default();
         Ok(Self {
             guest_cid: config.guest_cid,
-            muxer: Muxer::new(config.guest_cid, &config.uds_path, Arc::clone(&metrics))?,
+            muxer: Muxer::new(config.guest_cid, listener, Arc::clone(&metrics))?,
             events: [event()?, event()?, event()?],
             active: None,
+            lost_connections: false,
             metrics,
         })
     }
@@ -95,15 +104,6 @@ impl Vsock {
     /// What the device counts.
     pub fn metrics(&self) -> Arc<VsockMetrics> {
         Arc::clone(&self.metrics)
-    }
-
-    /// Tells the guest that all its connections are gone and that it may have another context id
-    /// (virtio 1.2, 5.10.6.7): for a guest that goes on in another machine.
-    pub fn transport_reset(&mut self) {
-        if let Some(active) = &mut self.active {
-            active.owes_transport_reset = true;
-            self.process_event_queue();
-        }
     }
 
     pub(super) fn backend(&self) -> &Muxer {
@@ -333,7 +333,8 @@ impl VirtioDevice for Vsock {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let active = Active::new(activation)?;
+        let mut active = Active::new(activation)?;
+        active.owes_transport_reset = std::mem::take(&mut self.lost_connections);
         self.muxer
             .open()
             .map_err(|source| ActivateError::Host { what: "watch the vsock socket", source })?;
@@ -342,6 +343,27 @@ impl VirtioDevice for Vsock {
         for queue in 0..self.events.len() {
             self.come_back(queue);
         }
+        Ok(())
+    }
+
+    fn positions(&self) -> Option<Vec<QueuePosition>> {
+        let active = self.active.as_ref()?;
+        Some([&active.rx, &active.tx, &active.event].map(Ring::position).into())
+    }
+
+    fn save(&self) -> DeviceState {
+        let owes = self.active.as_ref().is_some_and(|active| active.owes_transport_reset);
+        let connected = owes || self.muxer.has_connections();
+        DeviceState::Vsock { guest_cid: self.guest_cid, connected }
+    }
+
+    /// A guest that has connections, or another context id than it knows, is told that its
+    /// connections are gone and that it is to read its id anew (virtio 1.2, 5.10.6.7).
+    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
+        let DeviceState::Vsock { guest_cid, connected } = *state else {
+            return Err(RestoreError::OtherDevice);
+        };
+        self.lost_connections = connected || guest_cid != self.guest_cid;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use super::*;
 use crate::vmm::devices::virtio::testing::{DATA, Driver, raised, writable};
 use crate::vmm::devices::virtio::vsock::credit::BUFFER;
 use crate::vmm::devices::virtio::vsock::packet::{Op, Ports, Shutdown};
-use crate::vmm::devices::virtio::vsock::testing::{GUEST_BUFFER, Guest, noise, read_to_end};
+use crate::vmm::devices::virtio::vsock::testing::{CID, GUEST_BUFFER, Guest, noise, read_to_end};
 
 #[test]
 fn clients_reach_the_guest() {
@@ -238,11 +238,16 @@ fn one_interrupt_tells_of_many_packets() {
 }
 
 #[test]
-fn the_guest_hears_of_a_transport_reset_when_it_has_a_buffer() {
+fn a_restored_guest_hears_of_a_transport_reset_when_it_has_a_buffer() {
     let mut guest = Guest::new();
-    guest.vsock.transport_reset();
+    assert_eq!(guest.vsock.save(), DeviceState::Vsock { guest_cid: CID, connected: false });
+    guest.vsock.reset();
+    guest.vsock.restore(&DeviceState::Vsock { guest_cid: CID, connected: true }).unwrap();
+    guest.activate();
+    guest.vsock.process_event_queue();
     assert!(guest.event.used().is_empty());
     guest.event.write(DATA, &[0xff; 4]);
+    assert_eq!(guest.vsock.save(), DeviceState::Vsock { guest_cid: CID, connected: true });
     guest.event.offer(&[writable(DATA, 4)]);
     guest.vsock.process_event_queue();
     assert_eq!(guest.event.used(), [(0, 4)]);

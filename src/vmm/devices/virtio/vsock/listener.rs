@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -25,10 +26,11 @@ const MAX_SUFFIX: usize = 11;
 /// A listening socket whose file goes away with it.
 #[derive(Debug)]
 pub struct Listener {
-    socket: UnixListener,
+    socket: Arc<UnixListener>,
     path: PathBuf,
-    /// Device and inode of the socket's file: what is at the path later may be another's.
-    file: (u64, u64),
+    /// Device and inode of the socket's file, where it was made here: what is at the path later may
+    /// be another's.
+    file: Option<(u64, u64)>,
 }
 
 impl Listener {
@@ -57,10 +59,22 @@ impl Listener {
         .map_err(|errno| failed("bind")(errno.into()))?;
         let file = identity(path).map_err(failed("look at the file"))?;
         // From here on the file is removed if anything fails.
-        let listener = Self { socket: UnixListener::from(socket), path: path.to_path_buf(), file };
+        let socket = Arc::new(UnixListener::from(socket));
+        let listener = Self { socket, path: path.to_path_buf(), file: Some(file) };
         listen(&listener.socket, Backlog::MAXCONN)
             .map_err(|errno| failed("listen")(errno.into()))?;
         Ok(listener)
+    }
+
+    /// Takes over a socket that listens at `path` already; its file stays whoever's made it.
+    pub fn take_over(socket: Arc<UnixListener>, path: &Path) -> Result<Self, VsockError> {
+        let failed = |source| VsockError::Socket {
+            path: path.to_path_buf(),
+            what: "take over the socket",
+            source,
+        };
+        socket.set_nonblocking(true).map_err(failed)?;
+        Ok(Self { socket, path: path.to_path_buf(), file: None })
     }
 
     /// The next client, whose stream does not block; [`io::ErrorKind::WouldBlock`] if there is
@@ -91,7 +105,8 @@ impl AsRawFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|file| file == self.file)
+        let Some(file) = self.file else { return };
+        if identity(&self.path).is_ok_and(|there| there == file)
             && let Err(error) = fs::remove_file(&self.path)
         {
             log::warn!("vsock socket {}: cannot be removed: {error}", self.path.display());

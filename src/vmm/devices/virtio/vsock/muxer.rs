@@ -9,7 +9,6 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -62,16 +61,16 @@ pub struct Muxer {
 }
 
 impl Muxer {
-    /// Listens at `path`; nobody is let in before [`Muxer::open`].
+    /// For the clients of `listener`; nobody is let in before [`Muxer::open`].
     pub fn new(
         guest_cid: u64,
-        path: &Path,
+        listener: Listener,
         metrics: Arc<VsockMetrics>,
     ) -> Result<Self, VsockError> {
         let host = |what| move |source| VsockError::Host { what, source };
         let muxer = Self {
             guest_cid,
-            listener: Listener::bind(path)?,
+            listener,
             epoll: Epoll::new().map_err(host("epoll"))?,
             deadlines: Deadlines::new().map_err(host("timer"))?,
             links: HashMap::new(),
@@ -87,6 +86,11 @@ impl Muxer {
             .watch(ControlOperation::Add, &muxer.deadlines, Token::Timer)
             .map_err(host("timer"))?;
         Ok(muxer)
+    }
+
+    /// Whether the guest may take a connection for alive: in another machine it is not.
+    pub fn has_connections(&self) -> bool {
+        !self.links.is_empty() || !self.resets.is_empty()
     }
 
     /// Lets clients in, those too that wait already.

@@ -43,7 +43,7 @@ fn machine(size: u16) -> Machine {
 
 impl Machine {
     fn transmit(&mut self) -> Drained {
-        self.tx.transmit(self.tap.as_fd(), &self.interrupt, &self.metrics).unwrap()
+        self.tx.transmit(Some(self.tap.as_fd()), &self.interrupt, &self.metrics).unwrap()
     }
 
     fn next_on_wire(&self) -> Option<Vec<u8>> {

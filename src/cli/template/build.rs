@@ -1,0 +1,33 @@
+//! `ampoule template build`: makes a template ahead of its first use.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::super::arguments::{cpus, memory};
+use super::super::{Failure, Global};
+use crate::sandbox::Options;
+use crate::sandbox::template::Templates;
+
+/// Make the template that `ampoule run` with the same options is restored from, and print its key
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// CPUs of the container, as in `ampoule run`
+    #[arg(long, value_name = "N", value_parser = cpus)]
+    cpus: Option<f64>,
+    /// Memory limit of the container, as in `ampoule run`
+    #[arg(short, long, value_name = "SIZE", value_parser = memory)]
+    memory: Option<u64>,
+    /// Another guest kernel than ampoule's
+    #[arg(long, value_name = "PATH")]
+    kernel: Option<PathBuf>,
+}
+
+/// Runs the verb.
+pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
+    let Args { cpus, memory, kernel } = args;
+    let kernel = kernel.map(|path| std::path::absolute(&path).unwrap_or(path));
+    let options = Options { cpus, memory, kernel, ..Options::default() };
+    Templates::new(global.places().templates()).get(&options)?;
+    println!("{}", Templates::key(&options)?);
+    Ok(ExitCode::SUCCESS)
+}

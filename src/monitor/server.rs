@@ -1,0 +1,131 @@
+//! The control sockets of a running machine: whoever connects may ask for what [`MonitorRequest`]
+//! has.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, listen, socket,
+};
+
+use super::channel::{Channel, ChannelError};
+use super::control::{MonitorEvent, MonitorRequest};
+use crate::clock::micros;
+use crate::report::chain;
+use crate::vmm::machine::{Paused, Running};
+
+/// Most clients at a time; who comes then waits for one to go.
+const MAX_CLIENTS: usize = 16;
+
+/// Descriptors that come with a request for a snapshot: state and memory.
+const SNAPSHOT_FILES: usize = 2;
+
+/// Makes a control socket at `path`, for its owner alone (by its folder).
+pub fn listen_at(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
+    listen(&listener, Backlog::new(16)?)?;
+    Ok(listener)
+}
+
+/// Answers for one machine.
+#[derive(Debug)]
+pub struct Server<'a> {
+    running: &'a Running,
+    /// While it is paused.
+    paused: Option<Paused<'a>>,
+    entered_us: u64,
+    listener: Option<OwnedFd>,
+    clients: Vec<Channel>,
+}
+
+impl<'a> Server<'a> {
+    /// For a machine whose process was entered at `entered_us`.
+    pub fn new(running: &'a Running, listener: Option<OwnedFd>, entered_us: u64) -> Self {
+        Self { running, paused: None, entered_us, listener, clients: Vec::new() }
+    }
+
+    /// What to wait for; then call [`Server::process`].
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let listener = self.listener.iter().filter(|_| self.clients.len() < MAX_CLIENTS);
+        listener.map(AsFd::as_fd).chain(self.clients.iter().map(AsFd::as_fd))
+    }
+
+    /// Takes in what has happened: new clients, requests, and clients that went.
+    pub fn process(&mut self) {
+        let mut clients = std::mem::take(&mut self.clients);
+        // One that does not take its answer, or asks for nonsense, is done with.
+        clients.retain(|client| matches!(self.attend(client), Ok(true)));
+        self.clients = clients;
+        while self.clients.len() < MAX_CLIENTS
+            && let Some(client) = self.accept()
+        {
+            self.clients.push(client);
+        }
+    }
+
+    fn accept(&self) -> Option<Channel> {
+        let listener = self.listener.as_ref()?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        loop {
+            match accept4(listener.as_raw_fd(), flags) {
+                // SAFETY: accept4 returned this descriptor just now and nothing else owns it.
+                Ok(fd) => {
+                    return Some(Channel::from(unsafe {
+                        <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd)
+                    }));
+                }
+                Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Answers a client's next request, if it has one: whether it is still there.
+    pub fn attend(&mut self, client: &Channel) -> Result<bool, ChannelError> {
+        match client.receive_with(SNAPSHOT_FILES) {
+            Ok(Some((request, files))) => {
+                let answer = self.answer(request, files);
+                client.send(&answer)?;
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            Err(ChannelError::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn answer(&mut self, request: MonitorRequest, files: Vec<OwnedFd>) -> MonitorEvent {
+        match request {
+            MonitorRequest::Timings => {
+                let first_run_us = self.running.first_run().map_or(0, micros);
+                return MonitorEvent::Timings { entered_us: self.entered_us, first_run_us };
+            }
+            MonitorRequest::Pause => {
+                self.paused.get_or_insert_with(|| self.running.pause());
+            }
+            MonitorRequest::Resume => self.paused = None,
+            MonitorRequest::Snapshot { checksum } => {
+                if let Err(message) = self.snapshot(files, checksum) {
+                    return MonitorEvent::Refused { message };
+                }
+            }
+        }
+        MonitorEvent::Done
+    }
+
+    fn snapshot(&self, files: Vec<OwnedFd>, checksum: bool) -> Result<(), String> {
+        let [state, memory]: [OwnedFd; SNAPSHOT_FILES] =
+            files.try_into().map_err(|_| "a snapshot takes two files".to_owned())?;
+        let (state, memory) = (File::from(state), File::from(memory));
+        let for_now = self.paused.is_none().then(|| self.running.pause());
+        let Some(paused) = self.paused.as_ref().or(for_now.as_ref()) else {
+            return Ok(());
+        };
+        paused.save(&state, &memory, checksum).map_err(|error| chain(&error))
+    }
+}

@@ -1,0 +1,216 @@
+//! A guest that this process keeps, by way of its monitor: the wait for its agent, and its death.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::error::SandboxError;
+use super::signals::{self, Signals};
+use super::timings::Timings;
+use crate::agent::{Ready, ReadyListener};
+use crate::clock::now_us;
+use crate::monitor::control::{Cause, MonitorConfig, MonitorEvent, MonitorRequest, Start};
+use crate::monitor::server;
+use crate::monitor::spawn::Monitor;
+
+/// How long a guest may take to boot. It bounds what a hung guest can hold up; a host with hardware
+/// virtualization needs less than a second.
+const READY_TIME: Duration = Duration::from_secs(120);
+
+/// A guest and its monitor. Dropping it ends both.
+#[derive(Debug)]
+pub struct Monitored {
+    monitor: Monitor,
+    /// When what happened.
+    pub timings: Timings,
+}
+
+/// What the wait for a guest brought.
+enum Happened {
+    Monitor,
+    Guest,
+    Signal,
+}
+
+impl Monitored {
+    /// Starts a monitor, whose sockets are at these paths: that of the guest's vsock ports, and that
+    /// for other commands. Whoever connects to them from here on is let in when the guest runs.
+    ///
+    /// `snapshot` is the state and the memory of the snapshot to be restored.
+    pub fn start(
+        id: &str,
+        machine: Start,
+        vsock: &Path,
+        control: &Path,
+        snapshot: Option<[BorrowedFd<'_>; 2]>,
+    ) -> Result<Self, SandboxError> {
+        let listening = SandboxError::host("cannot listen for the sandbox's clients");
+        let vsock: OwnedFd = UnixListener::bind(vsock).map_err(&listening)?.into();
+        let control = server::listen_at(control).map_err(&listening)?;
+        let mut descriptors = vec![vsock.as_fd(), control.as_fd()];
+        descriptors.extend(snapshot.into_iter().flatten());
+        let config = MonitorConfig { machine, vsock: true, control: true };
+        let monitor = Monitor::spawn(id, &config, &descriptors)?;
+        Ok(Self { monitor, timings: Timings::default() })
+    }
+
+    /// The monitor's pid.
+    pub fn pid(&self) -> i32 {
+        self.monitor.pid()
+    }
+
+    /// Waits until the agent of a guest that boots is ready, the guest has died, or a signal asks
+    /// for an end.
+    pub fn await_ready(
+        &mut self,
+        listener: ReadyListener,
+        signals: Option<&Signals>,
+    ) -> Result<Ready, SandboxError> {
+        self.await_guest(listener.as_fd(), signals)?;
+        let ready = listener.accept().map_err(|error| self.or_its_death(error))?;
+        let hello = &ready.hello;
+        self.timings.agent_us = hello.ready_us.saturating_sub(hello.entered_us);
+        self.timings.ready_us = now_us();
+        Ok(ready)
+    }
+
+    /// Waits until the guest has made `from_guest` readable, it has died, or a signal asks for an
+    /// end.
+    pub fn await_guest(
+        &mut self,
+        from_guest: BorrowedFd<'_>,
+        signals: Option<&Signals>,
+    ) -> Result<(), SandboxError> {
+        let until = Instant::now() + READY_TIME;
+        loop {
+            match self.wait(from_guest, signals, until)? {
+                Happened::Guest => return Ok(()),
+                Happened::Monitor => {
+                    if let Some(death) = self.death()? {
+                        return Err(death);
+                    }
+                }
+                Happened::Signal => {
+                    let next = signals.map(Signals::next).transpose();
+                    let signal = next.map_err(SandboxError::host("cannot read a signal"))?;
+                    if let Some(signal) = signal.flatten().filter(|signal| signals::ends(*signal)) {
+                        return Err(SandboxError::Interrupted(signal));
+                    }
+                }
+            }
+        }
+    }
+
+    fn wait(
+        &self,
+        from_guest: BorrowedFd<'_>,
+        signals: Option<&Signals>,
+        until: Instant,
+    ) -> Result<Happened, SandboxError> {
+        let mut fds = vec![
+            PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN),
+            PollFd::new(from_guest, PollFlags::POLLIN),
+        ];
+        fds.extend(signals.map(|signals| PollFd::new(signals.as_fd(), PollFlags::POLLIN)));
+        let left = until.saturating_duration_since(Instant::now());
+        match wait(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))? {
+            Some(0) => Ok(Happened::Monitor),
+            Some(1) => Ok(Happened::Guest),
+            Some(_) => Ok(Happened::Signal),
+            None => Err(SandboxError::NotReady(READY_TIME.as_secs())),
+        }
+    }
+
+    /// Takes the monitor's next event: the guest's death, or `None` where it lives.
+    pub fn death(&mut self) -> Result<Option<SandboxError>, SandboxError> {
+        Ok(match self.monitor.event()? {
+            Some(MonitorEvent::Ended { cause, console }) => Some(died(&cause, console)),
+            Some(MonitorEvent::Failed { message, snapshot: true }) => {
+                Some(SandboxError::Template(message))
+            }
+            Some(MonitorEvent::Failed { message, .. }) => Some(SandboxError::Machine(message)),
+            Some(MonitorEvent::Refused { message }) => Some(SandboxError::Refused(message)),
+            Some(MonitorEvent::Timings { entered_us, first_run_us }) => {
+                self.timings.monitor_us = entered_us;
+                self.timings.first_run_us = first_run_us;
+                None
+            }
+            Some(MonitorEvent::Done) => None,
+            None => Some(self.gone()),
+        })
+    }
+
+    /// The death of the guest, where that is what lies behind a failed conversation with it.
+    pub fn or_its_death(&mut self, error: impl Into<SandboxError>) -> SandboxError {
+        let error = error.into();
+        // Only a broken conversation: what the agent answered stands.
+        if matches!(&error, SandboxError::Agent(crate::agent::ClientError::Agent(_))) {
+            return error;
+        }
+        loop {
+            let mut fds = [PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN)];
+            // The sockets close a moment before the monitor has told why.
+            match wait(&mut fds, PollTimeout::from(2000u16)) {
+                Ok(Some(_)) => match self.death() {
+                    Ok(Some(death)) => return death,
+                    Ok(None) => {}
+                    Err(_) => return error,
+                },
+                _ => return error,
+            }
+        }
+    }
+
+    /// Asks the monitor for something, with these descriptors, and waits until it is done.
+    pub fn ask(
+        &mut self,
+        request: MonitorRequest,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), SandboxError> {
+        self.monitor.ask(request, descriptors)?;
+        self.death()?.map_or(Ok(()), Err)
+    }
+
+    fn gone(&mut self) -> SandboxError {
+        let reason = match self.monitor.end() {
+            Ok((status, words)) if words.is_empty() => format!("its monitor ended ({status})"),
+            Ok((status, words)) => format!("its monitor ended ({status}): {words}"),
+            Err(error) => format!("its monitor ended ({error})"),
+        };
+        SandboxError::Died { reason, console: String::new() }
+    }
+
+    /// Ends the guest.
+    pub fn end(&mut self) -> Result<(), SandboxError> {
+        self.monitor.end().map(drop).map_err(SandboxError::host("cannot end the sandbox's monitor"))
+    }
+}
+
+impl AsFd for Monitored {
+    /// Readable when [`Monitored::death`] has something to say.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.monitor.as_fd()
+    }
+}
+
+fn died(cause: &Cause, console: String) -> SandboxError {
+    SandboxError::Died { reason: cause.describe(), console }
+}
+
+/// Waits for the first of some descriptors: its index, or `None` when the time is over.
+pub fn wait(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<Option<usize>, SandboxError> {
+    loop {
+        match poll(fds, timeout) {
+            Ok(0) => return Ok(None),
+            Ok(_) => {
+                let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+                return Ok(fds.iter().position(ready));
+            }
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(SandboxError::host("cannot wait for events")(errno.into())),
+        }
+    }
+}

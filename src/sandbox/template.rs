@@ -1,0 +1,423 @@
+//! Templates: snapshots of booted sandboxes whose agent is ready and which have no container yet.
+//!
+//! ```text
+//! <templates>/<key>/        state · memory · template.json; made with one rename(2)
+//! <templates>/<key>.lock    held by whoever makes that one
+//! <templates>/new-<random>/ one that is being made; its `lock` is held by its maker
+//! ```
+//!
+//! The key is made of everything that a template depends on: this program, the kernel, the
+//! initramfs (each by the identity of its file, so that nothing is read), the machine's size, and
+//! the processor. What a killed maker leaves is cleared away by the next.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ampoule_protocol::message::Request;
+use jiff::Timestamp;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::error::SandboxError;
+use super::guest::GuestFiles;
+use super::launch::{GUEST_CID, IMAGE_DISK};
+use super::monitored::{Monitored, wait};
+use super::options::Options;
+use crate::agent::{Client, EXCHANGE_TIME, ReadyListener};
+use crate::monitor::control::{MonitorRequest, Start};
+use crate::vmm::config::{DiskConfig, MachineConfig, NetConfig, SerialMode, VsockConfig};
+use crate::vmm::snapshot::format;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+
+const STATE: &str = "state";
+const MEMORY: &str = "memory";
+const ABOUT: &str = "template.json";
+/// How the folders of templates that are being made begin.
+const NEW: &str = "new-";
+
+/// Largest `template.json` that is read, in bytes.
+const ABOUT_LIMIT: u64 = 64 << 10;
+
+/// How long an agent may take to let go of its host.
+const LET_GO_TIME: Duration = Duration::from_secs(30);
+
+/// Why a template could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    /// a file or folder could not be worked with
+    #[error("cannot {what} {}{}", path.display(), hint(source))]
+    File {
+        /// what was attempted
+        what: &'static str,
+        /// on what
+        path: PathBuf,
+        /// why it failed
+        #[source]
+        source: io::Error,
+    },
+    /// the machine that is to become one
+    #[error("cannot boot the sandbox that the template is made of")]
+    Sandbox(#[source] Box<SandboxError>),
+    /// there is none of that key
+    #[error("no such template: {0}")]
+    NotFound(String),
+    /// a beginning that several keys share
+    #[error("{0:?} is the beginning of several templates' keys: give more of it")]
+    Ambiguous(String),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ": no room for a template (choose another folder with --templates)"
+        }
+        _ => "",
+    }
+}
+
+fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TemplateError {
+    let path = path.to_owned();
+    move |source| TemplateError::File { what, path, source }
+}
+
+/// A template, open: it can be restored also when it is deleted meanwhile.
+#[derive(Debug)]
+pub struct Template {
+    /// Everything but the memory.
+    pub state: File,
+    /// The memory.
+    pub memory: File,
+}
+
+/// What is known of a template, in its folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Its key.
+    pub key: String,
+    /// Guest kernel.
+    pub kernel: PathBuf,
+    /// vCPUs.
+    pub vcpus: u8,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// When it was made.
+    pub created: Timestamp,
+    /// The memory's file, as it was when the template was made.
+    memory: Identity,
+    /// What it depends on.
+    parts: Vec<(PathBuf, Identity)>,
+}
+
+impl About {
+    /// Whether what it was made of is still there, unchanged: otherwise nothing will use it again.
+    pub fn is_current(&self) -> bool {
+        self.parts
+            .iter()
+            .all(|(path, identity)| Identity::of(path).is_ok_and(|now| now == *identity))
+    }
+}
+
+/// A file's identity: another one, or a changed one, has another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Identity {
+    fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self::from(&fs::metadata(path)?))
+    }
+}
+
+impl From<&fs::Metadata> for Identity {
+    fn from(metadata: &fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// The machine of a sandbox, with empty slots for what differs between sandboxes.
+pub fn machine(guest: &GuestFiles, options: &Options, vsock: &Path) -> MachineConfig {
+    MachineConfig {
+        kernel: guest.kernel.clone(),
+        initrd: Some(guest.initramfs.clone()),
+        cmdline: String::new(),
+        vcpus: options.vcpus(),
+        memory_mib: options.machine_mib(),
+        serial: SerialMode::Off,
+        disks: vec![DiskConfig { path: None, read_only: true, serial: Some(IMAGE_DISK.into()) }],
+        nets: vec![NetConfig { tap: None, mac: None }],
+        vsock: Some(VsockConfig {
+            guest_cid: GUEST_CID,
+            uds_path: vsock.to_owned(),
+            listener: None,
+        }),
+        rng: true,
+        balloon: true,
+    }
+}
+
+/// All templates of one folder.
+#[derive(Debug, Clone)]
+pub struct Templates {
+    folder: PathBuf,
+}
+
+/// A template that is wanted: what its key is made of.
+#[derive(Debug)]
+struct Wanted<'a> {
+    options: &'a Options,
+    guest: GuestFiles,
+    parts: Vec<(PathBuf, Identity)>,
+    key: String,
+}
+
+impl Templates {
+    /// The templates in `folder`.
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// The template for a sandbox with these options; made now if there is none. Who makes it
+    /// keeps others that want the same one waiting.
+    pub fn get(&self, options: &Options) -> Result<Template, SandboxError> {
+        let wanted = Wanted::new(options)?;
+        if let Some(template) = self.open(&wanted.key) {
+            return Ok(template);
+        }
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.folder)
+            .map_err(file("create", &self.folder))?;
+        let lock = self.folder.join(format!("{}.lock", wanted.key));
+        let held = File::create(&lock).map_err(file("create", &lock))?;
+        let _held = Flock::lock(held, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| file("lock", &lock)(errno.into()))?;
+        // Somebody may have made it while this one waited.
+        if let Some(template) = self.open(&wanted.key) {
+            return Ok(template);
+        }
+        self.sweep();
+        self.build(&wanted)?;
+        self.open(&wanted.key).ok_or_else(|| TemplateError::NotFound(wanted.key.clone()).into())
+    }
+
+    /// The key of the template that [`Templates::get`] gives.
+    pub fn key(options: &Options) -> Result<String, SandboxError> {
+        Ok(Wanted::new(options)?.key)
+    }
+
+    /// Opens a template; none that is not there, or whose memory is not what was written.
+    fn open(&self, key: &str) -> Option<Template> {
+        let folder = self.folder.join(key);
+        let about = read_about(&folder)?;
+        let state = File::open(folder.join(STATE)).ok()?;
+        let memory = File::open(folder.join(MEMORY)).ok()?;
+        let identity = Identity::from(&memory.metadata().ok()?);
+        if identity != about.memory {
+            // Nobody but its maker writes to it: whatever this is, it is not the template.
+            let _ = fs::remove_dir_all(&folder);
+            return None;
+        }
+        Some(Template { state, memory })
+    }
+
+    fn build(&self, wanted: &Wanted<'_>) -> Result<(), SandboxError> {
+        let staging = tempfile::Builder::new()
+            .prefix(NEW)
+            .tempdir_in(&self.folder)
+            .map_err(file("make a folder in", &self.folder))?;
+        let path = staging.path();
+        let lock = File::create(path.join("lock")).map_err(file("create", path))?;
+        let _made_by_us = Flock::lock(lock, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| file("lock", path)(errno.into()))?;
+        snapshot(wanted, path)?;
+        let parts = wanted.parts.clone();
+        let memory = Identity::of(&path.join(MEMORY)).map_err(file("look at", path))?;
+        let about = About {
+            key: wanted.key.clone(),
+            kernel: wanted.guest.kernel.clone(),
+            vcpus: wanted.options.vcpus(),
+            memory_mib: wanted.options.machine_mib(),
+            created: Timestamp::now(),
+            memory,
+            parts,
+        };
+        let json = serde_json::to_vec(&about).map_err(io::Error::other);
+        json.and_then(|json| fs::write(path.join(ABOUT), json)).map_err(file("write to", path))?;
+        for name in ["lock", "vsock.sock", "control.sock"] {
+            let _ = fs::remove_file(path.join(name));
+        }
+        let target = self.folder.join(&wanted.key);
+        // A remainder that could not be opened.
+        let _ = fs::remove_dir_all(&target);
+        File::open(path)
+            .and_then(|folder| folder.sync_all())
+            .and_then(|()| fs::rename(path, &target))
+            .map_err(file("put in its place", &target))?;
+        // It is no longer where it would be removed from.
+        let _ = staging.keep();
+        Ok(())
+    }
+
+    /// Clears away what killed makers have left.
+    fn sweep(&self) {
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if !entry.file_name().as_encoded_bytes().starts_with(NEW.as_bytes()) {
+                continue;
+            }
+            let abandoned = File::open(path.join("lock"))
+                .is_ok_and(|lock| Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok());
+            if abandoned {
+                let _ = fs::remove_dir_all(&path);
+            }
+        }
+    }
+
+    /// Every template, oldest first.
+    pub fn list(&self) -> Result<Vec<About>, TemplateError> {
+        let read = match fs::read_dir(&self.folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(file("read", &self.folder))?,
+        };
+        let mut all: Vec<About> = read
+            .flatten()
+            .filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(NEW.as_bytes()))
+            .filter_map(|entry| read_about(&entry.path()))
+            .collect();
+        all.sort_by_key(|about| about.created);
+        Ok(all)
+    }
+
+    /// Bytes that a template occupies.
+    pub fn occupied(&self, key: &str) -> u64 {
+        let folder = self.folder.join(key);
+        let bytes = |name| fs::metadata(folder.join(name)).map_or(0, |m| m.blocks() * 512);
+        [STATE, MEMORY, ABOUT].into_iter().map(bytes).sum()
+    }
+
+    /// Removes the template of a key, or of a key's unambiguous beginning. Sandboxes that were
+    /// restored from it go on.
+    pub fn remove(&self, wanted: &str) -> Result<String, TemplateError> {
+        let mut found = None;
+        for about in self.list()?.into_iter().filter(|about| about.key.starts_with(wanted)) {
+            if found.replace(about.key).is_some() {
+                return Err(TemplateError::Ambiguous(wanted.to_owned()));
+            }
+        }
+        let key = found
+            .filter(|_| !wanted.is_empty())
+            .ok_or_else(|| TemplateError::NotFound(wanted.to_owned()))?;
+        let folder = self.folder.join(&key);
+        fs::remove_dir_all(&folder).map_err(file("remove", &folder))?;
+        let _ = fs::remove_file(self.folder.join(format!("{key}.lock")));
+        Ok(key)
+    }
+
+    /// Removes the templates that nothing will use again, or all, and what killed makers have left.
+    pub fn prune(&self, all: bool) -> Result<Vec<String>, TemplateError> {
+        self.sweep();
+        let gone = self.list()?.into_iter().filter(|about| all || !about.is_current());
+        gone.map(|about| self.remove(&about.key)).collect()
+    }
+}
+
+impl<'a> Wanted<'a> {
+    fn new(options: &'a Options) -> Result<Self, SandboxError> {
+        let guest = GuestFiles::find(options.kernel.as_deref())?;
+        let program = PathBuf::from("/proc/self/exe");
+        let mut parts = Vec::with_capacity(3);
+        for path in [&guest.kernel, &guest.initramfs, &program] {
+            let identity = Identity::of(path).map_err(file("look at", path))?;
+            parts.push((fs::canonicalize(path).unwrap_or_else(|_| path.clone()), identity));
+        }
+        let shape = machine(&guest, options, Path::new(""));
+        let facts = (format::VERSION, &parts, &shape, processor());
+        let facts = serde_json::to_vec(&facts).map_err(io::Error::other);
+        let digest = Sha256::digest(facts.map_err(file("describe", &guest.kernel))?);
+        let key = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { options, guest, parts, key })
+    }
+}
+
+/// Family, model and stepping of the processor, and its name.
+fn processor() -> Vec<u32> {
+    let leaves = [0, 1, 0x8000_0002, 0x8000_0003, 0x8000_0004];
+    let words = leaves.map(|leaf| {
+        let leaf = std::arch::x86_64::__cpuid(leaf);
+        [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx]
+    });
+    let [_, features, ..] = words;
+    // All but the second leaf's ebx, which has the number of the processor that this runs on.
+    let [name @ .., _] = [words[0], words[2], words[3], words[4], [0; 4]];
+    let [version, ..] = features;
+    name.into_iter().flatten().chain([version]).collect()
+}
+
+fn read_about(folder: &Path) -> Option<About> {
+    let path = folder.join(ABOUT);
+    if fs::metadata(&path).ok()?.len() > ABOUT_LIMIT {
+        return None;
+    }
+    let about: About = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    // The key becomes a path.
+    (folder.file_name()?.to_str()? == about.key).then_some(about)
+}
+
+/// Boots a sandbox in `folder`, has its agent let go of this host, and writes it down.
+fn snapshot(wanted: &Wanted<'_>, folder: &Path) -> Result<(), SandboxError> {
+    let boxed = |error| TemplateError::Sandbox(Box::new(error));
+    let vsock = folder.join("vsock.sock");
+    let create = |name| {
+        let path = folder.join(name);
+        File::create(&path).map_err(file("create", &path))
+    };
+    let (state, memory) = (create(STATE)?, create(MEMORY)?);
+    let listener = ReadyListener::bind(&vsock)
+        .map_err(SandboxError::host("cannot listen for the guest's agent"))?;
+    let start = Start::Boot(machine(&wanted.guest, wanted.options, &vsock));
+    let control = folder.join("control.sock");
+    let mut guest = Monitored::start("template", start, &vsock, &control, None).map_err(boxed)?;
+    let ready = guest.await_ready(listener, None).map_err(boxed)?;
+    let mut client =
+        Client::open(&vsock, EXCHANGE_TIME).map_err(|e| boxed(guest.or_its_death(e)))?;
+    client.call(&Request::BecomeTemplate).map_err(|e| boxed(guest.or_its_death(e)))?;
+    drop(client);
+    await_end(&ready.events)?;
+    let request = MonitorRequest::Snapshot { checksum: false };
+    guest.ask(request, &[state.as_fd(), memory.as_fd()]).map_err(boxed)?;
+    guest.end()?;
+    for (written, name) in [(state, STATE), (memory, MEMORY)] {
+        written.sync_all().map_err(file("write", &folder.join(name)))?;
+    }
+    Ok(())
+}
+
+/// Waits until the agent has closed its connection.
+fn await_end(ready: &Client) -> Result<(), SandboxError> {
+    let mut fds = [PollFd::new(ready.as_fd(), PollFlags::POLLIN)];
+    let patience = PollTimeout::try_from(LET_GO_TIME).unwrap_or(PollTimeout::MAX);
+    match wait(&mut fds, patience)? {
+        Some(_) => Ok(()),
+        None => Err(SandboxError::host("the guest's agent does not let go of its host")(
+            Errno::ETIMEDOUT.into(),
+        )),
+    }
+}

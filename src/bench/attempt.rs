@@ -7,11 +7,10 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::interrupt::Interrupt;
+use super::wait::first_of;
 use crate::clock::now_us;
 use crate::sandbox::process::Process;
 
@@ -117,8 +116,8 @@ impl Attempt {
             tempfile::tempfile().map_err(AttemptError::host("cannot make a temporary file"))?;
         let theirs = stderr.try_clone().map_err(AttemptError::host("cannot copy a descriptor"))?;
         self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(theirs);
-        let (child, began_us) = start(&mut self.command)?;
-        let outcome = wait(child, interrupt);
+        let (mut child, began_us) = start(&mut self.command)?;
+        let outcome = wait(&mut child, interrupt);
         let ended_us = now_us();
         match outcome {
             Ok(status) if status.success() => Ok(Span { began_us, ended_us }),
@@ -129,6 +128,10 @@ impl Attempt {
                 Err(AttemptError::Failed { command, status, words })
             }
             Err(error) => {
+                // A container may be deaf to the signal that its program is sent.
+                ask(&child);
+                self.undo();
+                end(&mut child);
                 self.undo();
                 Err(error)
             }
@@ -162,49 +165,30 @@ pub fn start(command: &mut Command) -> Result<(Child, u64), AttemptError> {
     Ok((child, began_us))
 }
 
-/// Waits for the end of a program; ends it where the user wants none.
-fn wait(mut child: Child, interrupt: &Interrupt) -> Result<ExitStatus, AttemptError> {
-    let process = match handle(&child) {
-        Ok(process) => process,
-        Err(error) => {
-            end(&mut child);
-            return Err(AttemptError::Host { doing: "cannot watch a program", source: error });
-        }
-    };
-    loop {
-        let mut fds = [
-            PollFd::new(process.as_fd(), PollFlags::POLLIN),
-            PollFd::new(interrupt.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) if fds[0].any() == Some(true) => {
-                return child.wait().map_err(AttemptError::host("cannot wait for a program"));
-            }
-            Ok(_) => {
-                end(&mut child);
-                return Err(AttemptError::Interrupted);
-            }
-            Err(Errno::EINTR) => {}
-            Err(errno) => {
-                end(&mut child);
-                let source = errno.into();
-                return Err(AttemptError::Host { doing: "cannot wait for a program", source });
-            }
-        }
+/// Waits for the end of a program, or until the user wants none of it any more.
+fn wait(child: &mut Child, interrupt: &Interrupt) -> Result<ExitStatus, AttemptError> {
+    let process = handle(child).map_err(AttemptError::host("cannot watch a program"))?;
+    match first_of(&[process.as_fd(), interrupt.as_fd()], None) {
+        Ok(Some(0)) => child.wait().map_err(AttemptError::host("cannot wait for a program")),
+        Ok(_) => Err(AttemptError::Interrupted),
+        Err(error) => Err(AttemptError::host("cannot wait for a program")(error)),
     }
 }
 
-fn handle(child: &Child) -> io::Result<Process> {
+/// A handle on a program that has been started and not been waited for.
+pub fn handle(child: &Child) -> io::Result<Process> {
     Process::of(i32::try_from(child.id()).map_err(io::Error::other)?)
+}
+
+/// Asks a program to end; whether it could be asked.
+fn ask(child: &Child) -> bool {
+    handle(child).is_ok_and(|process| process.signal(Signal::SIGTERM).is_ok())
 }
 
 /// Asks a program to end, kills it if it does not, and waits for it.
 pub fn end(child: &mut Child) {
-    let asked = handle(child).is_ok_and(|process| {
-        process.signal(Signal::SIGTERM).is_ok()
-            && process.ends_within(Some(GRACE)).is_ok_and(|ended| ended)
-    });
-    if !asked {
+    let within = |child: &Child| handle(child)?.ends_within(Some(GRACE));
+    if !ask(child) || !within(child).is_ok_and(|ended| ended) {
         // It has ended meanwhile, or it cannot be ended by anybody.
         let _ = child.kill();
     }
@@ -223,4 +207,52 @@ fn last_words(stderr: &mut File) -> io::Result<String> {
 pub fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    /// The signals of a test program are its harness's: only the descriptor is wanted.
+    fn nobody_interrupts() -> Interrupt {
+        Interrupt::block().unwrap()
+    }
+
+    #[test]
+    fn a_program_is_timed_to_its_end() {
+        let span = Attempt::of(shell("sleep 0.05")).run(&nobody_interrupts()).unwrap();
+        assert!(span.length_us() >= 50_000, "{span:?}");
+    }
+
+    #[test]
+    fn a_program_that_fails_is_undone_and_its_last_words_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let undone = folder.path().join("undone");
+        let mut undo = Command::new("touch");
+        undo.arg(&undone);
+        let attempt = Attempt { command: shell("echo no room >&2; exit 3"), undo: Some(undo) };
+        let error = attempt.run(&nobody_interrupts()).unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.ends_with(":\nno room"), "{error}");
+        assert!(undone.exists());
+    }
+
+    #[test]
+    fn a_flood_of_words_is_cut() {
+        let attempt = Attempt::of(shell("head -c 100000 /dev/zero | tr '\\0' x >&2; exit 1"));
+        let error = attempt.run(&nobody_interrupts()).unwrap_err().to_string();
+        assert!(error.len() < 5000, "{}", error.len());
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let attempt = Attempt::of(Command::new("/nonexistent/program"));
+        let error = attempt.run(&nobody_interrupts()).unwrap_err();
+        assert_eq!(error.to_string(), "cannot start /nonexistent/program");
+    }
 }

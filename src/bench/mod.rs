@@ -20,3 +20,4 @@ pub mod report;
 pub mod rounds;
 pub mod sandboxes;
 pub mod statistics;
+mod wait;

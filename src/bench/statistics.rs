@@ -10,7 +10,7 @@ use serde::Serialize;
 const DRAWS: usize = 2000;
 
 /// The same times give the same interval every time.
-const SEED: u64 = 0x616d_706f_756c_65;
+const SEED: u64 = 0x61_6d70_6f75_6c65;
 
 /// Ends of the interval: 95 % of the draws are within.
 const INTERVAL: (f64, f64) = (0.025, 0.975);

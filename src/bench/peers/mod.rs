@@ -147,6 +147,9 @@ type Unready = Box<dyn std::error::Error + Send + Sync>;
 fn version(program: &Path) -> Result<String, String> {
     let said = Command::new(program).arg("--version").stdin(Stdio::null()).output();
     let said = said.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound if program.components().count() == 1 => {
+            format!("not installed: there is no {} in PATH", program.display())
+        }
         std::io::ErrorKind::NotFound => format!("there is no {}", program.display()),
         _ => format!("{} cannot be started: {error}", program.display()),
     })?;

@@ -63,6 +63,7 @@ struct Agent {
     host: Host,
     disks: Disks,
     identity: Identity,
+    held: snapshot::Held,
     /// The agent's own binary, run anew as the setup stage.
     program: PathBuf,
     ending: Ending,
@@ -123,6 +124,7 @@ fn run(transport: &Transport, ending: Ending, entered_us: u64) -> Result<()> {
         disks: Disks::new(),
         identity,
         program,
+        held: snapshot::Held::new(),
         ending,
     });
     agent.host.adopt(ready, &agent.watcher)?;

@@ -1,11 +1,11 @@
 //! Copies bytes between a process's stdio and its stream connection.
 //!
-//! One thread for each direction. A relay ends at the end of its input, when nobody reads its
+//! One thread for each direction. A relay stops at the end of its input, when nobody reads its
 //! output any more, or when the process has ended: then what the process left in the pipe is
-//! handed over first, and orphans that still hold the pipe are not waited for.
+//! handed over first, and orphans that still hold the pipe are not waited for. What follows is for
+//! the caller to say, who may have another connection to go on with.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use nix::unistd::{read, write};
 
-use crate::transport::Connection;
+use crate::transport::{Connection, poll_all};
 
 /// Bytes moved at once: a pipe's capacity.
 const CHUNK: usize = 64 << 10;
@@ -24,48 +24,79 @@ const TERMINAL_REMAINDER: usize = 1 << 20;
 /// A terminal's buffer.
 const TERMINAL_CHUNK: usize = 4 << 10;
 
-/// Process → host, out of a pipe. The stream's end follows the last byte.
-pub fn output(pipe: OwnedFd, stream: &Connection, ended: &EventFd) {
-    let mut copy = Copy {
-        from: pipe.as_fd(),
-        to: To::Stream { stream, half_closed: false },
-        ended: ended.as_fd(),
-    };
-    let mut step =
-        |limit: usize| splice(&pipe, None, stream, None, limit, SpliceFFlags::SPLICE_F_MOVE);
-    if copy.run(&mut step) {
-        copy.drain(pending_bytes(&pipe), &mut step);
-    }
-    stream.end_output();
+/// Why a relay has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// There is nothing more to relay.
+    Finished,
+    /// The connection takes or gives no more bytes.
+    Lost,
 }
 
-/// Host → process, into a pipe. The pipe's end follows the last byte.
-pub fn input(stream: &Connection, pipe: OwnedFd, ended: &EventFd) {
-    let mut copy =
-        Copy { from: stream.as_fd(), to: To::Process(pipe.as_fd()), ended: ended.as_fd() };
-    copy.run(&mut |limit| splice(stream, None, &pipe, None, limit, SpliceFFlags::SPLICE_F_MOVE));
-    stream.end();
+/// Process → host, out of a pipe. What the connection did not take stays in the pipe.
+pub fn output(pipe: &OwnedFd, stream: &Connection, ended: &EventFd) -> End {
+    let copy = Copy { from: pipe.as_fd(), to: To::Stream { stream, half_closed: false }, ended };
+    let mut step =
+        |limit: usize| splice(pipe, None, stream, None, limit, SpliceFFlags::SPLICE_F_MOVE);
+    copy.run_out(stream, || pending_bytes(pipe), &mut step)
 }
+
+/// Host → process, into a pipe.
+pub fn input(stream: &Connection, pipe: &OwnedFd, ended: &EventFd) -> End {
+    let copy = Copy { from: stream.as_fd(), to: To::Process(pipe.as_fd()), ended };
+    copy.run_in(stream, &mut |limit| {
+        splice(stream, None, pipe, None, limit, SpliceFFlags::SPLICE_F_MOVE)
+    })
+}
+
+/// Bytes that were taken from a terminal and not handed over yet.
+#[derive(Debug, Default)]
+pub struct Remainder(Vec<u8>);
 
 /// Process → host, out of a terminal.
-pub fn terminal_output(master: &Arc<OwnedFd>, stream: &Connection, ended: &EventFd) {
-    let mut copy = Copy {
-        from: master.as_fd(),
-        to: To::Stream { stream, half_closed: false },
-        ended: ended.as_fd(),
-    };
-    let mut step = |limit: usize| copy_through_buffer(master.as_fd(), stream.as_fd(), limit);
-    if copy.run(&mut step) {
-        copy.drain(TERMINAL_REMAINDER, &mut step);
+pub fn terminal_output(
+    master: &OwnedFd,
+    stream: &Connection,
+    ended: &EventFd,
+    remainder: &mut Remainder,
+) -> End {
+    if hand_over(remainder, stream).is_err() {
+        return End::Lost;
     }
-    stream.end_output();
+    let copy = Copy { from: master.as_fd(), to: To::Stream { stream, half_closed: false }, ended };
+    copy.run_out(stream, || TERMINAL_REMAINDER, &mut |limit| {
+        let n = take(master, limit, remainder)?;
+        hand_over(remainder, stream)?;
+        Ok(n)
+    })
 }
 
 /// Host → process, into a terminal.
-pub fn terminal_input(stream: &Connection, master: &Arc<OwnedFd>, ended: &EventFd) {
-    let mut copy =
-        Copy { from: stream.as_fd(), to: To::Process(master.as_fd()), ended: ended.as_fd() };
-    copy.run(&mut |limit| copy_through_buffer(stream.as_fd(), master.as_fd(), limit));
+pub fn terminal_input(stream: &Connection, master: &OwnedFd, ended: &EventFd) -> End {
+    let copy = Copy { from: stream.as_fd(), to: To::Process(master.as_fd()), ended };
+    let mut bytes = Remainder::default();
+    copy.run_in(stream, &mut |limit| {
+        let n = take(stream, limit, &mut bytes)?;
+        hand_over(&mut bytes, master)?;
+        Ok(n)
+    })
+}
+
+/// Throws the output of a process away, until there is no more or the process has ended.
+pub fn discard(from: &OwnedFd, ended: &EventFd) {
+    let mut bytes = Remainder::default();
+    loop {
+        match poll_all([(from.as_fd(), libc::POLLIN), (ended.as_fd(), libc::POLLIN)]) {
+            Err(Errno::EINTR) => continue,
+            Ok([_, 0]) => {}
+            // The pipe goes with its readers.
+            _ => return,
+        }
+        match take(from, CHUNK, &mut bytes) {
+            Ok(1..) | Err(Errno::EINTR | Errno::EAGAIN) => bytes.0.clear(),
+            Ok(0) | Err(_) => return,
+        }
+    }
 }
 
 /// Moves up to `limit` bytes and says how many; 0 is the end of the input.
@@ -83,44 +114,78 @@ enum To<'a> {
 struct Copy<'a> {
     from: BorrowedFd<'a>,
     to: To<'a>,
-    ended: BorrowedFd<'a>,
+    ended: &'a EventFd,
+}
+
+/// Why a copy has stopped.
+enum Stop {
+    /// The input has ended.
+    NoInput,
+    /// Nobody takes the output.
+    NoReader,
+    /// The process has ended; there may be input left.
+    ProcessEnded,
+    /// One of the two sides failed.
+    Failed,
 }
 
 impl Copy<'_> {
-    /// Copies until there is no more to do; true where the process has ended before its output.
-    fn run(&mut self, step: Step<'_>) -> bool {
+    /// Copies to the host; `left` says how many bytes an ended process may have left.
+    fn run_out(mut self, stream: &Connection, left: impl FnOnce() -> usize, step: Step<'_>) -> End {
+        let handed_over = match self.run(step) {
+            Stop::NoInput => true,
+            Stop::NoReader => false,
+            Stop::ProcessEnded => self.drain(left(), step).is_ok() || !stream.is_gone(),
+            // A terminal without a process fails too.
+            Stop::Failed => !stream.is_gone(),
+        };
+        if handed_over { End::Finished } else { End::Lost }
+    }
+
+    /// Copies from the host.
+    fn run_in(mut self, stream: &Connection, step: Step<'_>) -> End {
+        match self.run(step) {
+            Stop::NoReader | Stop::ProcessEnded => End::Finished,
+            Stop::Failed if !stream.is_gone() => End::Finished,
+            Stop::NoInput | Stop::Failed => End::Lost,
+        }
+    }
+
+    /// Copies until there is no more to do.
+    fn run(&mut self, step: Step<'_>) -> Stop {
         loop {
             let ready = match self.wait() {
                 Ok(ready) => ready,
                 Err(Errno::EINTR) => continue,
-                Err(_) => return false,
+                Err(_) => return Stop::Failed,
             };
             if ready.process_ended {
-                return true;
+                return Stop::ProcessEnded;
             }
             if ready.reader_gone {
-                return false;
+                return Stop::NoReader;
             }
             if ready.input {
                 match step(CHUNK) {
-                    Ok(0) => return false,
+                    Ok(0) => return Stop::NoInput,
                     Ok(_) | Err(Errno::EINTR | Errno::EAGAIN) => {}
-                    Err(_) => return false,
+                    Err(_) => return Stop::Failed,
                 }
             }
         }
     }
 
     /// Copies up to `remainder` bytes of what is there, without waiting for more.
-    fn drain(&self, mut remainder: usize, step: Step<'_>) {
+    fn drain(&self, mut remainder: usize, step: Step<'_>) -> nix::Result<()> {
         while remainder > 0 && has_input(self.from) {
             match step(remainder.min(CHUNK)) {
-                Ok(0) => return,
+                Ok(0) => return Ok(()),
                 Ok(n) => remainder = remainder.saturating_sub(n),
                 Err(Errno::EINTR | Errno::EAGAIN) => {}
-                Err(_) => return,
+                Err(e) => return Err(e),
             }
         }
+        Ok(())
     }
 
     fn wait(&mut self) -> nix::Result<Ready> {
@@ -129,8 +194,11 @@ impl Copy<'_> {
             To::Stream { stream, half_closed: true } => (stream.as_fd(), 0),
             To::Stream { stream, half_closed: false } => (stream.as_fd(), libc::POLLRDHUP),
         };
-        let [from, to, ended] =
-            poll_all([(self.from, libc::POLLIN), (to, to_events), (self.ended, libc::POLLIN)])?;
+        let [from, to, ended] = poll_all([
+            (self.from, libc::POLLIN),
+            (to, to_events),
+            (self.ended.as_fd(), libc::POLLIN),
+        ])?;
         let mut reader_gone = to & (libc::POLLERR | libc::POLLHUP) != 0;
         if let To::Stream { stream, half_closed } = &mut self.to
             && to & libc::POLLRDHUP != 0
@@ -140,18 +208,6 @@ impl Copy<'_> {
         }
         Ok(Ready { input: from != 0, reader_gone, process_ended: ended != 0 })
     }
-}
-
-/// Blocks until something has happened, and says what. nix has no name for `POLLRDHUP`.
-fn poll_all<const N: usize>(
-    watched: [(BorrowedFd<'_>, libc::c_short); N],
-) -> nix::Result<[libc::c_short; N]> {
-    let mut fds =
-        watched.map(|(fd, events)| libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 });
-    // SAFETY: the pointer and the count are those of one live array.
-    let result = unsafe { libc::poll(fds.as_mut_ptr(), N as libc::nfds_t, -1) };
-    Errno::result(result)?;
-    Ok(fds.map(|fd| fd.revents))
 }
 
 struct Ready {
@@ -176,21 +232,24 @@ fn pending_bytes(pipe: &OwnedFd) -> usize {
     }
 }
 
-fn copy_through_buffer(
-    from: BorrowedFd<'_>,
-    to: BorrowedFd<'_>,
-    limit: usize,
-) -> nix::Result<usize> {
+/// Reads what there is after the remainder, at most a terminal's buffer.
+fn take(from: &impl AsFd, limit: usize, remainder: &mut Remainder) -> nix::Result<usize> {
     let mut buffer = [0u8; TERMINAL_CHUNK];
     let limit = limit.min(buffer.len());
     let n = read(from, &mut buffer[..limit])?;
-    let mut rest = &buffer[..n];
-    while !rest.is_empty() {
-        match write(to, rest) {
-            Ok(written) => rest = &rest[written..],
+    remainder.0.extend_from_slice(&buffer[..n]);
+    Ok(n)
+}
+
+/// Writes the remainder; what is not taken is still there afterwards.
+fn hand_over(remainder: &mut Remainder, to: &impl AsFd) -> nix::Result<()> {
+    let bytes = &mut remainder.0;
+    while !bytes.is_empty() {
+        match write(to, bytes) {
+            Ok(written) => drop(bytes.drain(..written)),
             Err(Errno::EINTR) => {}
             Err(e) => return Err(e),
         }
     }
-    Ok(n)
+    Ok(())
 }

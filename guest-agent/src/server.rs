@@ -140,11 +140,18 @@ fn answer(agent: &'static Agent, request: Request, mut body: Vec<u8>) -> Result<
             random::wipe(&mut body);
             snapshot::wake(agent, *wake).map(|()| Reply::Done)
         }
-        Request::Events
-        | Request::Hold
-        | Request::Release
-        | Request::Attach { .. }
-        | Request::Unknown => {
+        Request::Hold => {
+            snapshot::hold(agent);
+            Ok(Reply::Done)
+        }
+        Request::Release => {
+            snapshot::release(agent);
+            Ok(Reply::Done)
+        }
+        Request::Attach { id, stdio } => {
+            container::attach(agent, &id, &stdio).map(|()| Reply::Done)
+        }
+        Request::Events | Request::Unknown => {
             Err(AgentError::new(ErrorKind::Unsupported, "the agent does not know the request")
                 .into())
         }

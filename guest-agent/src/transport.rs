@@ -137,8 +137,7 @@ impl Connection {
         self.look(libc::POLLRDHUP) != 0
     }
 
-    /// What of these events, or of an error and a hang-up, is there just now. nix has no name for
-    /// `POLLRDHUP`.
+    /// What of these events, or of an error and a hang-up, is there just now.
     fn look(&self, events: libc::c_short) -> libc::c_short {
         let mut fd = libc::pollfd { fd: self.0.as_raw_fd(), events, revents: 0 };
         // SAFETY: the pointer and the count are those of one live struct. It does not block.
@@ -146,10 +145,43 @@ impl Connection {
         fd.revents
     }
 
+    /// Whether there is no connection any more. A peer that only sends no more may still take
+    /// bytes.
+    pub fn is_gone(&self) -> bool {
+        self.look(0) & (libc::POLLERR | libc::POLLHUP) != 0 || !self.takes_bytes()
+    }
+
     /// Whether the peer still takes bytes. An empty send does no more than ask.
     pub fn takes_bytes(&self) -> bool {
         socket::send(self.0.as_raw_fd(), &[], socket::MsgFlags::MSG_NOSIGNAL).is_ok()
     }
+
+    /// Blocks until something can be read from `other`; false where the peer is gone first.
+    pub fn outlives(&self, other: BorrowedFd<'_>) -> nix::Result<bool> {
+        let mut events = libc::POLLRDHUP;
+        loop {
+            match poll_all([(other, libc::POLLIN), (self.as_fd(), events)]) {
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e),
+                Ok([0, _]) if self.is_gone() => return Ok(false),
+                // It has said all that it had to say, and waits.
+                Ok([0, _]) => events = 0,
+                Ok(_) => return Ok(true),
+            }
+        }
+    }
+}
+
+/// Blocks until something has happened, and says what. nix has no name for `POLLRDHUP`.
+pub fn poll_all<const N: usize>(
+    watched: [(BorrowedFd<'_>, libc::c_short); N],
+) -> nix::Result<[libc::c_short; N]> {
+    let mut fds =
+        watched.map(|(fd, events)| libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 });
+    // SAFETY: the pointer and the count are those of one live array.
+    let result = unsafe { libc::poll(fds.as_mut_ptr(), N as libc::nfds_t, -1) };
+    Errno::result(result)?;
+    Ok(fds.map(|fd| fd.revents))
 }
 
 impl AsFd for Connection {

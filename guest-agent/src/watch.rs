@@ -134,8 +134,10 @@ pub fn run(agent: &Agent, signals: &SignalFd) -> Result<()> {
                     while signals.read_signal().doing(action)?.is_some() {}
                     agent.reaper.reap();
                 }
-                HOST if agent.host.is_gone() => return Ok(()),
-                HOST => {}
+                HOST if !agent.host.is_gone() => {}
+                // A clone goes on with another host.
+                HOST if agent.held.is() => agent.host.let_go(&agent.watcher),
+                HOST => return Ok(()),
                 key => {
                     if let Some(container) = agent.watcher.new_kill(key) {
                         agent.host.tell(&Event::OutOfMemory { container });

@@ -5,6 +5,7 @@ mod delete;
 mod exec;
 mod kill;
 mod launch;
+mod line;
 mod name;
 mod process;
 mod rename;
@@ -17,7 +18,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ampoule_protocol::message::{ExitStatus, INIT, ProcessId};
+use ampoule_protocol::message::{ExitStatus, INIT, ProcessId, Stdio};
 
 pub use create::create;
 pub use delete::delete;
@@ -163,9 +164,22 @@ impl Containers {
         self.lock().is_empty()
     }
 
+    /// Lets go of all streams whose connection broke.
+    pub fn release_streams(&self) {
+        for container in self.all() {
+            let processes: Vec<_> = container.processes().by_name.values().cloned().collect();
+            processes.iter().for_each(|process| process.release_streams());
+        }
+    }
+
     fn all(&self) -> Vec<Arc<Container>> {
         self.lock().values().cloned().collect()
     }
+}
+
+/// Gives a process whose streams wait new ones.
+pub fn attach(agent: &Agent, id: &ProcessId, stdio: &Stdio) -> Result<()> {
+    find(agent, id)?.attach(&agent.streams, stdio)
 }
 
 fn find(agent: &Agent, id: &ProcessId) -> Result<Arc<Process>> {

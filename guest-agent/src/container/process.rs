@@ -1,15 +1,15 @@
 //! A process of a container, as the agent knows it from its creation to its container's end.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use ampoule_protocol::message::ExitStatus;
+use ampoule_protocol::message::{self, ExitStatus};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::line::{Line, Role};
 use crate::error::{Doing, Error, Result};
 use crate::streams::Streams;
-use crate::transport::Connection;
 
 /// One process and what belongs to it.
 #[derive(Debug)]
@@ -29,8 +29,7 @@ struct Status {
     exit: Option<ExitStatus>,
     /// Output streams that are not handed over whole yet.
     open_outputs: usize,
-    tokens: Vec<String>,
-    connections: Vec<Weak<Connection>>,
+    lines: Vec<Arc<Line>>,
 }
 
 impl Process {
@@ -75,14 +74,41 @@ impl Process {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers a token that is to be forgotten with the process.
-    pub fn add_token(&self, token: &str) {
-        self.status().tokens.push(token.to_owned());
+    /// Remembers a stream, which goes with the process's container.
+    pub fn add_line(&self, line: Arc<Line>) {
+        self.status().lines.push(line);
     }
 
-    /// Remembers a stream that is to be ended with the process's container.
-    pub fn add_connection(&self, connection: &Arc<Connection>) {
-        self.status().connections.push(Arc::downgrade(connection));
+    /// Without the lock: a line takes it when it ends.
+    fn lines(&self) -> Vec<Arc<Line>> {
+        self.status().lines.clone()
+    }
+
+    /// Gives the process's streams new connections, by these tokens.
+    ///
+    /// # Errors
+    /// It has no such stream, or the stream's connection works.
+    pub fn attach(&self, streams: &Streams, stdio: &message::Stdio) -> Result<()> {
+        let lines = self.lines();
+        let tokens = [
+            (Role::Stdin, &stdio.stdin),
+            (Role::Stdout, &stdio.stdout),
+            (Role::Stderr, &stdio.stderr),
+            (Role::Terminal, &stdio.terminal),
+        ];
+        for (role, token) in tokens {
+            let Some(token) = token else { continue };
+            let Some(line) = lines.iter().find(|line| line.role() == role) else {
+                return Err(Error::WrongState(format!("the process has no {role:?}")));
+            };
+            line.attach(streams, token)?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the streams whose connection broke.
+    pub fn release_streams(&self) {
+        self.lines().iter().for_each(|line| line.release());
     }
 
     /// Counts one output stream as not handed over until the guard is dropped.
@@ -97,6 +123,7 @@ impl Process {
         // Fails only on overflow of the counter, and this is its one write.
         let _ = self.ended.write(1);
         self.changed.notify_all();
+        self.lines().iter().for_each(|line| line.process_ended());
     }
 
     /// Blocks until the process has ended and its output has been handed over whole.
@@ -142,16 +169,7 @@ impl Process {
 
     /// Lets go of all streams, handed over or not.
     fn abandon(&self, streams: &Streams) {
-        let (tokens, connections) = {
-            let mut status = self.status();
-            (std::mem::take(&mut status.tokens), std::mem::take(&mut status.connections))
-        };
-        for token in tokens {
-            streams.forget(&token);
-        }
-        for connection in connections.iter().filter_map(Weak::upgrade) {
-            connection.end();
-        }
+        self.lines().iter().for_each(|line| line.abandon(streams));
     }
 }
 

@@ -2,14 +2,16 @@
 
 use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use ampoule_protocol::message;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
+use super::line::{Line, Lost, Role};
 use super::process::Process;
 use crate::error::{Doing, Error, Result};
+use crate::relay::{End, Remainder};
 use crate::transport::Connection;
 use crate::{Agent, log, relay, thread};
 
@@ -24,7 +26,7 @@ pub struct Stdio {
 #[derive(Debug)]
 enum Side {
     Input(OwnedFd),
-    Output(OwnedFd),
+    Output(Role, OwnedFd),
     Terminal,
 }
 
@@ -48,8 +50,8 @@ impl Stdio {
             }
             (None, false) => {
                 stdio.add_input(streams.stdin.as_ref())?;
-                stdio.add_output(streams.stdout.as_ref())?;
-                stdio.add_output(streams.stderr.as_ref())?;
+                stdio.add_output(Role::Stdout, streams.stdout.as_ref())?;
+                stdio.add_output(Role::Stderr, streams.stderr.as_ref())?;
             }
         }
         Ok(stdio)
@@ -65,13 +67,13 @@ impl Stdio {
         Ok(())
     }
 
-    fn add_output(&mut self, token: Option<&String>) -> Result<()> {
+    fn add_output(&mut self, role: Role, token: Option<&String>) -> Result<()> {
         let Some(token) = token else {
             return self.add_null();
         };
         let (read, write) = pipe()?;
         self.process_side.push(write);
-        self.agent_side.push((token.clone(), Side::Output(read)));
+        self.agent_side.push((token.clone(), Side::Output(role, read)));
         Ok(())
     }
 
@@ -87,57 +89,139 @@ impl Stdio {
         // The process has these now: the pipes' ends would not be seen while they are open here.
         drop(self.process_side);
         for (token, side) in self.agent_side {
-            attach_one(agent, process, &token, side)?;
-            process.add_token(&token);
+            let line = side.line(agent, process)?;
+            line.expect(&agent.streams, &token)?;
+            process.add_line(line);
         }
         Ok(())
     }
 }
 
-fn attach_one(
-    agent: &'static Agent,
-    process: &Arc<Process>,
-    token: &str,
-    side: Side,
-) -> Result<()> {
-    let owner = process.clone();
-    match side {
-        Side::Input(pipe) => agent.streams.expect(token, move |connection| {
-            let (process, stream) = (owner.clone(), adopt(&owner, connection));
-            start(move || relay::input(&stream, pipe, process.ended()));
-        }),
-        Side::Output(pipe) => {
-            let open = process.open_output();
-            agent.streams.expect(token, move |connection| {
-                let (process, stream) = (owner.clone(), adopt(&owner, connection));
-                start(move || {
-                    relay::output(pipe, &stream, process.ended());
-                    drop(open);
-                });
-            })
-        }
-        Side::Terminal => {
-            let Some(master) = process.terminal().cloned() else {
-                return Err(Error::Invalid("the setup stage gave no terminal".into()));
-            };
-            let open = process.open_output();
-            agent.streams.expect(token, move |connection| {
-                let (process, stream) = (owner.clone(), adopt(&owner, connection));
-                let input = (process.clone(), stream.clone(), master.clone());
-                start(move || {
-                    relay::terminal_output(&master, &stream, process.ended());
-                    drop(open);
-                });
-                start(move || relay::terminal_input(&input.1, &input.2, input.0.ended()));
-            })
-        }
+impl Side {
+    /// The stream, which relays from its first connection on.
+    fn line(self, agent: &'static Agent, process: &Arc<Process>) -> Result<Arc<Line>> {
+        let process = process.clone();
+        Ok(match self {
+            Self::Input(pipe) => with_relays(Role::Stdin, move |line, stream| {
+                start(move || relay_input(agent, &process, &line, stream, pipe));
+            }),
+            Self::Output(role, pipe) => {
+                let open = process.open_output();
+                with_relays(role, move |line, stream| {
+                    start(move || {
+                        relay_output(agent, &process, &line, stream, &pipe);
+                        drop(open);
+                    });
+                })
+            }
+            Self::Terminal => {
+                let Some(master) = process.terminal().cloned() else {
+                    return Err(Error::Invalid("the setup stage gave no terminal".into()));
+                };
+                let open = process.open_output();
+                with_relays(Role::Terminal, move |line, stream| {
+                    let input = (process.clone(), line.clone(), stream.clone(), master.clone());
+                    start(move || {
+                        relay_terminal_output(agent, &process, &line, stream, &master);
+                        drop(open);
+                    });
+                    start(move || relay_terminal_input(&input.0, &input.1, input.2, &input.3));
+                })
+            }
+        })
     }
 }
 
-fn adopt(process: &Process, connection: Connection) -> Arc<Connection> {
-    let connection = Arc::new(connection);
-    process.add_connection(&connection);
-    connection
+/// A line whose first connection is handed to `relays`.
+fn with_relays(
+    role: Role,
+    relays: impl FnOnce(Arc<Line>, Arc<Connection>) + Send + 'static,
+) -> Arc<Line> {
+    Arc::new_cyclic(|line: &Weak<Line>| {
+        let line = line.clone();
+        let first = move |stream| {
+            if let Some(line) = line.upgrade() {
+                relays(line, stream);
+            }
+        };
+        Line::new(role, Box::new(first))
+    })
+}
+
+fn relay_input(
+    agent: &Agent,
+    process: &Process,
+    line: &Line,
+    mut stream: Arc<Connection>,
+    pipe: OwnedFd,
+) {
+    while relay::input(&stream, &pipe, process.ended()) == End::Lost {
+        match line.lost(&stream, || agent.held.is()) {
+            Lost::Another(next) => stream = next,
+            // Closing the pipe is the end of the input.
+            Lost::LetGo | Lost::Close => break,
+        }
+    }
+    stream.end();
+    line.over();
+}
+
+fn relay_output(
+    agent: &Agent,
+    process: &Process,
+    line: &Line,
+    mut stream: Arc<Connection>,
+    pipe: &OwnedFd,
+) {
+    while relay::output(pipe, &stream, process.ended()) == End::Lost {
+        match line.lost(&stream, || agent.held.is()) {
+            Lost::Another(next) => stream = next,
+            Lost::LetGo => {
+                relay::discard(pipe, process.ended());
+                break;
+            }
+            Lost::Close => break,
+        }
+    }
+    stream.end_output();
+    line.over();
+}
+
+fn relay_terminal_output(
+    agent: &Agent,
+    process: &Process,
+    line: &Line,
+    mut stream: Arc<Connection>,
+    master: &OwnedFd,
+) {
+    let mut remainder = Remainder::default();
+    while relay::terminal_output(master, &stream, process.ended(), &mut remainder) == End::Lost {
+        match line.lost(&stream, || agent.held.is()) {
+            Lost::Another(next) => stream = next,
+            Lost::LetGo => {
+                relay::discard(master, process.ended());
+                break;
+            }
+            Lost::Close => break,
+        }
+    }
+    stream.end_output();
+    line.over();
+}
+
+/// The other relay of a terminal says when its connection is lost.
+fn relay_terminal_input(
+    process: &Process,
+    line: &Line,
+    mut stream: Arc<Connection>,
+    master: &OwnedFd,
+) {
+    while relay::terminal_input(&stream, master, process.ended()) == End::Lost {
+        match line.another(&stream) {
+            Lost::Another(next) => stream = next,
+            Lost::LetGo | Lost::Close => break,
+        }
+    }
 }
 
 fn start(relay: impl FnOnce() + Send + 'static) {

@@ -5,10 +5,12 @@
 //! restored guest is told to [`wake`] first of all, and to send its [`events`] on a new connection.
 
 mod events;
+mod hold;
 mod template;
 mod wake;
 mod waking;
 
 pub use events::events;
+pub use hold::{Held, hold, release};
 pub use template::become_template;
 pub use wake::wake;

@@ -1,6 +1,7 @@
 //! Requests to an agent, and its replies.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -116,6 +117,11 @@ impl Client {
             Reply::Created { pid } => Ok(pid),
             _ => Err(ClientError::UnexpectedReply),
         }
+    }
+
+    /// Tells the agent that no more requests come; it then closes the connection.
+    pub fn end_requests(&self) -> Result<(), ClientError> {
+        self.socket.shutdown(Shutdown::Write).map_err(ClientError::Socket)
     }
 
     /// Throws away the replies that are there, without waiting for any.

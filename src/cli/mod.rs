@@ -8,6 +8,7 @@ mod arguments;
 mod bench;
 mod doctor;
 mod exec;
+mod fork;
 mod image;
 mod keeper;
 mod load;
@@ -81,6 +82,7 @@ enum Verb {
     Rmi(image::rm::Args),
     Ps(ps::Args),
     Exec(exec::Args),
+    Fork(fork::Args),
     Logs(logs::Args),
     Stats(stats::Args),
     Stop(stop::Args),
@@ -113,6 +115,7 @@ impl Verb {
             Self::Rmi(args) => image::rm::run(&args, global),
             Self::Ps(args) => ps::run(&args, global),
             Self::Exec(args) => exec::run(args, global),
+            Self::Fork(args) => fork::run(args, global),
             Self::Logs(args) => logs::run(&args, global),
             Self::Stats(args) => stats::run(&args, global),
             Self::Stop(args) => stop::run(args, global),

@@ -47,7 +47,10 @@ pub struct Starting {
     vsock: PathBuf,
     stdio: Stdio,
     opening: Opening,
+    /// The guest is to be woken first.
     wakes: bool,
+    /// The process is there already.
+    goes_on: bool,
 }
 
 /// Asks for a container and its first process, of a guest that is first to be woken where it was
@@ -80,13 +83,40 @@ pub fn start(
     opening.send(&Request::Start(id.clone()))?;
     opening.send(&Request::Wait(id.clone()))?;
     let vsock = vsock.to_owned();
-    Ok(Starting { id, has_terminal: terminal, vsock, stdio, opening, wakes })
+    Ok(Starting { id, has_terminal: terminal, vsock, stdio, opening, wakes, goes_on: false })
+}
+
+/// Asks the guest of a fork for the process that came along in it.
+pub fn go_on(
+    vsock: &Path,
+    has_terminal: bool,
+    ends: &Ends,
+    wake: Wake,
+) -> Result<Starting, SandboxError> {
+    let id = ProcessId::init(CONTAINER);
+    let stdio = Streams::names(&fresh_name("fork")?, ends, has_terminal);
+    let mut opening = Client::begin(vsock, EXCHANGE_TIME)?;
+    opening.send(&Request::Wake(Box::new(wake)))?;
+    opening.send(&Request::Attach { id: id.clone(), stdio: stdio.clone() })?;
+    opening.send(&Request::Release)?;
+    opening.send(&Request::Wait(id.clone()))?;
+    let vsock = vsock.to_owned();
+    Ok(Starting { id, has_terminal, vsock, stdio, opening, wakes: true, goes_on: true })
+}
+
+/// Unique in the guest, without asking anyone.
+pub fn fresh_name(kind: &str) -> Result<String, SandboxError> {
+    let mut bytes = [0u8; 8];
+    getrandom::fill(&mut bytes)
+        .map_err(std::io::Error::other)
+        .map_err(SandboxError::host("cannot get random bytes"))?;
+    Ok(format!("{kind}-{:016x}", u64::from_le_bytes(bytes)))
 }
 
 impl Starting {
     /// Waits until the process runs; `woken` is called when the guest is.
     pub fn finish(self, ends: &Ends, woken: impl FnOnce()) -> Result<Running, SandboxError> {
-        let Self { id, has_terminal, vsock, stdio, opening, wakes } = self;
+        let Self { id, has_terminal, vsock, stdio, opening, wakes, goes_on } = self;
         let mut wait = opening.finish()?;
         if wakes {
             wait.receive_done()?;
@@ -95,7 +125,11 @@ impl Starting {
         // The agent takes streams before and after their request: they are connected while it makes
         // the container.
         let streams = Streams::attach(&vsock, &stdio, ends)?;
-        wait.receive_created()?;
+        if goes_on {
+            wait.receive_done()?;
+        } else {
+            wait.receive_created()?;
+        }
         wait.receive_done()?;
         Ok(Running { id, has_terminal, vsock, wait, side: None, streams })
     }

@@ -1,6 +1,7 @@
 //! A keeper in a process of its own: how `ampoule run -d` hands a container over and returns.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::error::SandboxError;
+use super::fork::{Fork, Frozen};
 use super::keeper;
 use super::log::Log;
 use super::options::Options;
@@ -15,7 +17,7 @@ use super::places::Places;
 use super::streams::Ends;
 use crate::clock::now_us;
 use crate::image::Store;
-use crate::monitor::channel::Channel;
+use crate::monitor::channel::{Channel, ChannelError};
 use crate::report::chain;
 
 /// What the keeper is to do.
@@ -23,8 +25,20 @@ use crate::report::chain;
 #[serde(deny_unknown_fields)]
 struct Job {
     places: Places,
-    options: Options,
+    what: What,
 }
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum What {
+    /// A new container.
+    Run(Box<Options>),
+    /// A clone; the guest's state and memory come as descriptors.
+    Fork(Fork),
+}
+
+/// Descriptors that come with a fork: its guest's state and memory.
+const GUEST_FILES: usize = 2;
 
 /// What it tells the command that started it; once.
 #[derive(Debug, Serialize, Deserialize)]
@@ -62,6 +76,20 @@ impl DetachError {
 
 /// Starts a keeper for this container and waits until its program runs: the container's id.
 pub fn start(places: &Places, options: &Options) -> Result<String, DetachError> {
+    hand_over(places, What::Run(Box::new(options.clone())), &[])
+}
+
+/// Starts a keeper for this fork and waits until it runs: its id.
+pub fn fork(places: &Places, fork: &Fork, frozen: &Frozen) -> Result<String, DetachError> {
+    let guest = [frozen.state.as_fd(), frozen.memory.as_fd()];
+    hand_over(places, What::Fork(fork.clone()), &guest)
+}
+
+fn hand_over(
+    places: &Places,
+    what: What,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<String, DetachError> {
     let (channel, theirs) = Channel::pair().map_err(DetachError::Gone)?;
     let mut child = Command::new("/proc/self/exe")
         .arg0("ampoule")
@@ -73,9 +101,9 @@ pub fn start(places: &Places, options: &Options) -> Result<String, DetachError> 
         .process_group(0)
         .spawn()
         .map_err(DetachError::Gone)?;
-    let job = Job { places: places.clone(), options: options.clone() };
+    let job = Job { places: places.clone(), what };
     let gone = |error| DetachError::Gone(io::Error::other(error));
-    channel.send(&job).map_err(gone)?;
+    channel.send_with(&job, descriptors).map_err(gone)?;
     match channel.receive().map_err(gone)? {
         Some(Answer::Started { id }) => Ok(id),
         Some(Answer::Failed { status, message }) => {
@@ -91,10 +119,10 @@ pub fn start(places: &Places, options: &Options) -> Result<String, DetachError> 
 pub fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let command_us = now_us();
     let channel = Channel::from_stdin()?;
-    let job: Job =
-        channel.receive()?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+    let (job, descriptors): (Job, Vec<OwnedFd>) = channel
+        .receive_with(GUEST_FILES)?
+        .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
     let run = || -> Result<(), SandboxError> {
-        let image = Store::open(&job.places.data)?.get(&job.options.image)?;
         let ends = |state: &super::State| {
             let log = Log::create(&job.places.log(&state.id))
                 .map_err(SandboxError::host("cannot create the container's log"))?;
@@ -104,9 +132,23 @@ pub fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             // The command may have been killed meanwhile; the container runs all the same.
             let _ = channel.send(&Answer::Started { id: state.id.clone() });
         };
-        let (places, options) = (&job.places, &job.options);
-        let kept = keeper::Job { places, image: &image, options, command_us, timings: false };
-        keeper::run(&kept, ends, started).map(drop)
+        let places = &job.places;
+        match &job.what {
+            What::Run(options) => {
+                let image = Store::open(&places.data)?.get(&options.image)?;
+                let kept =
+                    keeper::Job { places, image: &image, options, command_us, timings: false };
+                keeper::run(&kept, ends, started).map(drop)
+            }
+            What::Fork(fork) => {
+                let [state, memory]: [OwnedFd; GUEST_FILES] =
+                    descriptors.try_into().map_err(|rest: Vec<_>| {
+                        SandboxError::from(ChannelError::Descriptors(rest.len()))
+                    })?;
+                let frozen = Frozen { state: state.into(), memory: memory.into() };
+                keeper::fork(places, fork, frozen, ends, started).map(drop)
+            }
+        }
     };
     if let Err(error) = run() {
         let (status, message) = (error.exit_status(), chain(&error));

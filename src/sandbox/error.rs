@@ -5,6 +5,7 @@ use std::io;
 use ampoule_protocol::message::ErrorKind;
 use nix::sys::signal::Signal;
 
+use super::detach::DetachError;
 use super::guest::GuestFilesError;
 use super::registry::RegistryError;
 use super::spec::SpecError;
@@ -49,6 +50,8 @@ pub enum SandboxError {
     /// The monitor does not do what it was asked; its own words.
     #[error("the sandbox's monitor refuses: {0}")]
     Refused(String),
+    #[error(transparent)]
+    Detach(#[from] Box<DetachError>),
     /// The machine ended under the container.
     #[error("the sandbox died: {reason}{}", console_part(.console))]
     Died {
@@ -95,6 +98,7 @@ impl SandboxError {
                 ErrorKind::CommandNotExecutable => 126,
                 _ => 125,
             },
+            Self::Detach(error) => error.exit_status(),
             Self::Interrupted(signal) => u8::try_from(128 + *signal as i32).unwrap_or(125),
             _ => 125,
         }

@@ -1,12 +1,10 @@
 //! A further process in a running container, kept by the command that asked for it.
 
-use std::io;
-
 use ampoule_protocol::message::{Exec, UserName};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use std::os::fd::AsFd;
 
-use super::container::{self, CONTAINER, Running};
+use super::container::{self, CONTAINER, Running, fresh_name};
 use super::error::SandboxError;
 use super::monitored::wait;
 use super::registry::Registry;
@@ -68,7 +66,7 @@ pub fn run(registry: &Registry, wanted: &str, options: ExecOptions) -> Result<u8
 }
 
 fn request(options: ExecOptions, ends: &Ends) -> Result<Exec, SandboxError> {
-    let process = new_name().map_err(SandboxError::host("cannot name the process"))?;
+    let process = fresh_name("exec")?;
     // Nobody would read or type on a terminal of a process that is not waited for.
     let with_terminal = options.terminal && !options.detach;
     let size = with_terminal.then(terminal::size);
@@ -86,13 +84,6 @@ fn request(options: ExecOptions, ends: &Ends) -> Result<Exec, SandboxError> {
         inherit: true,
         stdio,
     })
-}
-
-/// Unique in the container, without asking anyone.
-fn new_name() -> io::Result<String> {
-    let mut bytes = [0u8; 8];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(format!("exec-{:016x}", u64::from_le_bytes(bytes)))
 }
 
 /// Waits for the process's end and for the last byte of its output. A caller that has asked often

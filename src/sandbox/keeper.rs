@@ -7,8 +7,9 @@ use ampoule_protocol::message::{Event, ExitStatus, Request};
 use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::container::{self, Running};
+use super::container::{self, Running, Starting};
 use super::error::SandboxError;
+use super::fork::{Fork, Frozen};
 use super::launch::{Launched, Sandbox};
 use super::monitored::wait;
 use super::options::Options;
@@ -76,12 +77,41 @@ pub fn run(
         }
         begun => begun,
     };
-    let Begun { mut sandbox, mut running, events, raw } = begun?;
+    go_on(begun?, &signals, started, job.timings)
+}
+
+/// Keeps a fork to its end, as [`run`] does a container that is new.
+pub fn fork(
+    places: &Places,
+    fork: &Fork,
+    frozen: Frozen,
+    ends: impl Fn(&State) -> Result<Ends, SandboxError>,
+    started: impl FnOnce(&State),
+) -> Result<Outcome, SandboxError> {
+    let signals = Signals::block().map_err(SandboxError::host("cannot block signals"))?;
+    let mut sandbox = Sandbox::fork(places, fork, &frozen)?;
+    drop(frozen);
+    let ends = ends(&sandbox.state)?;
+    let wake = wake(sandbox.state.short_id())?;
+    let starting = container::go_on(&vsock(&sandbox), fork.terminal, &ends, wake)
+        .map_err(|error| sandbox.guest.or_its_death(error))?;
+    let running = arrive(&mut sandbox, starting, &ends, &signals)?;
+    go_on(Begun { sandbox, running, events: None, raw: None }, &signals, started, false)
+}
+
+/// From the program's start to its end.
+fn go_on(
+    begun: Begun,
+    signals: &Signals,
+    started: impl FnOnce(&State),
+    timings: bool,
+) -> Result<Outcome, SandboxError> {
+    let Begun { mut sandbox, mut running, events, raw } = begun;
     sandbox.state.status = Status::Running;
     sandbox.state.started = Some(Timestamp::now());
     sandbox.write_state()?;
     started(&sandbox.state);
-    if job.timings {
+    if timings {
         sandbox.take_timings()?;
     }
     let mut events = match events {
@@ -91,14 +121,11 @@ pub fn run(
     // What others left is cleared when nobody waits for it; that it could not be is theirs to tell.
     let _ = sandbox.sweep();
 
-    let exit = keep(&mut sandbox, &mut running, &mut events, &signals);
+    let exit = keep(&mut sandbox, &mut running, &mut events, signals);
     drop(raw);
     let lost_output = running.streams.failure();
-    finish(sandbox, exit, options.remove).map(|(code, timings)| Outcome {
-        code,
-        lost_output,
-        timings,
-    })
+    let remove = sandbox.state.remove;
+    finish(sandbox, exit, remove).map(|(code, timings)| Outcome { code, lost_output, timings })
 }
 
 /// A container whose program runs.
@@ -136,14 +163,25 @@ fn begin(
     let raw = enter_raw(options)?;
     let starting = container::start(&vsock, made, &ends, wake)
         .map_err(|error| sandbox.guest.or_its_death(error))?;
+    let running = arrive(&mut sandbox, starting, &ends, signals)?;
+    Ok(Begun { sandbox, running, events, raw })
+}
+
+/// Waits until the program runs that the guest was asked for.
+fn arrive(
+    sandbox: &mut Sandbox,
+    starting: Starting,
+    ends: &Ends,
+    signals: &Signals,
+) -> Result<Running, SandboxError> {
     sandbox.guest.await_guest(starting.as_fd(), Some(signals))?;
     let mut woken_us = sandbox.guest.timings.ready_us;
     let running = starting
-        .finish(&ends, || woken_us = now_us())
+        .finish(ends, || woken_us = now_us())
         .map_err(|error| sandbox.guest.or_its_death(error))?;
     sandbox.guest.timings.ready_us = woken_us;
     sandbox.guest.timings.started_us = now_us();
-    Ok(Begun { sandbox, running, events, raw })
+    Ok(running)
 }
 
 /// The template to start from; none where the user wants none, or none can be had.

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::error::SandboxError;
+use super::fork::{Fork, Frozen};
 use super::guest::GuestFiles;
 use super::monitored::Monitored;
 use super::options::Options;
@@ -84,6 +85,29 @@ impl Sandbox {
         }
     }
 
+    /// Makes the folder of a fork and restores its guest, which is to be woken.
+    pub fn fork(places: &Places, fork: &Fork, frozen: &Frozen) -> Result<Self, SandboxError> {
+        let registry = Registry::new(places);
+        let kept = registry.create(fork.name.as_deref())?;
+        let begun = Self::resume(&kept, Vec::new(), [frozen.state.as_fd(), frozen.memory.as_fd()])
+            .and_then(|guest| {
+                let (image, command) = (fork.image.clone(), fork.command.clone());
+                let mut state = State::new(kept.id.clone(), kept.name.clone(), image, command);
+                state.terminal = fork.terminal;
+                state.remove = fork.remove;
+                state.monitor = Some(guest.pid());
+                state.write(&kept.folder.state())?;
+                Ok((guest, state))
+            });
+        match begun {
+            Ok((guest, state)) => Ok(Self { registry, kept: Some(kept), guest, state }),
+            Err(error) => {
+                let _ = registry.remove(kept);
+                Err(error)
+            }
+        }
+    }
+
     fn boot(
         kept: &Kept,
         image: &Image,
@@ -105,9 +129,19 @@ impl Sandbox {
         image: &Image,
         template: &Template,
     ) -> Result<(Monitored, Launched), SandboxError> {
+        let snapshot = [template.state.as_fd(), template.memory.as_fd()];
+        Ok((Self::resume(kept, vec![disk(image)], snapshot)?, Launched::Warm))
+    }
+
+    /// A guest that goes on from a snapshot (its state and memory), with these disks.
+    fn resume(
+        kept: &Kept,
+        disks: Vec<DiskConfig>,
+        snapshot: [BorrowedFd<'_>; 2],
+    ) -> Result<Monitored, SandboxError> {
         let vsock = kept.folder.vsock();
         let plugs = Plugs {
-            disks: vec![disk(image)],
+            disks,
             vsock: Some(VsockConfig {
                 guest_cid: GUEST_CID,
                 uds_path: vsock.clone(),
@@ -115,12 +149,11 @@ impl Sandbox {
             }),
             ..Plugs::default()
         };
-        let snapshot = Some([template.state.as_fd(), template.memory.as_fd()]);
         let start = Start::Restore(plugs);
         let mut guest =
-            Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), snapshot)?;
+            Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), Some(snapshot))?;
         guest.timings.warm = true;
-        Ok((guest, Launched::Warm))
+        Ok(guest)
     }
 
     /// Asks the monitor when the machine started, and waits for its answer.

@@ -14,6 +14,7 @@ mod container;
 pub mod detach;
 mod error;
 pub mod exec;
+pub mod fork;
 mod guest;
 pub mod keeper;
 mod launch;

@@ -399,7 +399,10 @@ fn snapshot(wanted: &Wanted<'_>, folder: &Path) -> Result<(), SandboxError> {
     let mut client =
         Client::open(&vsock, EXCHANGE_TIME).map_err(|e| boxed(guest.or_its_death(e)))?;
     client.call(&Request::BecomeTemplate).map_err(|e| boxed(guest.or_its_death(e)))?;
-    drop(client);
+    // Both ends of both connections are gone before the snapshot: a guest that believes in one would
+    // first have to be told that it is not there.
+    client.end_requests().map_err(|e| boxed(guest.or_its_death(e)))?;
+    await_end(&client)?;
     await_end(&ready.events)?;
     let request = MonitorRequest::Snapshot { checksum: false };
     guest.ask(request, &[state.as_fd(), memory.as_fd()]).map_err(boxed)?;

@@ -9,12 +9,12 @@ use crate::sandbox::template::Templates;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Templates, by key or its beginning
-    #[arg(required = true)]
-    templates: Vec<String>,
+    #[arg(required = true, value_name = "KEY")]
+    keys: Vec<String>,
 }
 
 /// Runs the verb.
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     let templates = Templates::new(global.places().templates());
-    each(&args.templates, |wanted| templates.remove(wanted).map(drop))
+    each(&args.keys, |wanted| templates.remove(wanted).map(drop))
 }

@@ -89,6 +89,13 @@ impl Ring {
         QueuePosition::of(&self.queue)
     }
 
+    /// Chains that the driver offers at the moment.
+    pub fn offered(&self) -> Result<u16, RingError> {
+        let offered =
+            self.queue.avail_idx(&self.memory, Ordering::Acquire).map_err(RingError::Available)?;
+        Ok(offered.0.wrapping_sub(self.queue.next_avail()))
+    }
+
     /// Entries of the ring.
     pub fn size(&self) -> u16 {
         self.queue.size()

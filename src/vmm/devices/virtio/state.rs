@@ -34,8 +34,8 @@ pub enum DeviceState {
     Block {
         /// Capacity in sectors of 512 bytes that the driver knows.
         sectors: u64,
-        /// It was an empty slot: whatever is plugged into it has that capacity.
-        empty: bool,
+        /// It is a slot: whatever is plugged into it has that capacity.
+        slot: bool,
     },
     /// A network interface.
     Net {

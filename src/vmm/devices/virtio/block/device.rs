@@ -177,15 +177,15 @@ impl VirtioDevice for Block {
     }
 
     fn save(&self) -> DeviceState {
-        DeviceState::Block { sectors: self.disk.sectors(), empty: self.disk.is_empty() }
+        DeviceState::Block { sectors: self.disk.sectors(), slot: self.disk.is_slot() }
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
-        let DeviceState::Block { sectors, empty } = *state else {
+        let DeviceState::Block { sectors, slot } = *state else {
             return Err(RestoreError::OtherDevice);
         };
-        if empty {
-            self.disk.set_sectors(sectors);
+        if slot {
+            self.disk.make_slot(sectors);
             self.config = config_space(sectors);
         } else if sectors != self.disk.sectors() {
             return Err(RestoreError::Registers("the disk has another size than the saved one"));

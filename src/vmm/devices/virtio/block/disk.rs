@@ -33,6 +33,7 @@ pub struct Disk {
     /// None in an empty slot.
     file: Option<File>,
     sectors: u64,
+    slot: bool,
     read_only: bool,
 }
 
@@ -51,7 +52,7 @@ impl Disk {
     pub fn open(config: &DiskConfig) -> Result<Self, BlockError> {
         let read_only = config.read_only;
         let Some(path) = config.path.clone() else {
-            return Ok(Self { file: None, sectors: SLOT_SECTORS, read_only });
+            return Ok(Self { file: None, sectors: SLOT_SECTORS, slot: true, read_only });
         };
         let file = OpenOptions::new()
             .read(true)
@@ -93,18 +94,19 @@ impl Disk {
         if len == 0 {
             return Err(BlockError::Empty { path });
         }
-        Ok(Self { file: Some(file), sectors: len.div_ceil(1 << SECTOR_SHIFT), read_only })
+        let sectors = len.div_ceil(1 << SECTOR_SHIFT);
+        Ok(Self { file: Some(file), sectors, slot: false, read_only })
     }
 
-    /// Whether there is nothing in it.
-    pub fn is_empty(&self) -> bool {
-        self.file.is_none()
+    /// Whether its capacity is that of a slot, not its file's.
+    pub fn is_slot(&self) -> bool {
+        self.slot
     }
 
-    /// Makes it as large as the guest believes it to be. What is beyond the file's end cannot be
-    /// read.
-    pub fn set_sectors(&mut self, sectors: u64) {
-        self.sectors = sectors;
+    /// Makes it a slot of this capacity, which the guest knows. What is beyond the file's end
+    /// cannot be read.
+    pub fn make_slot(&mut self, sectors: u64) {
+        (self.slot, self.sectors) = (true, sectors);
     }
 
     fn file(&self) -> Result<&File, RequestError> {

@@ -59,6 +59,9 @@ struct Active {
     tx_waits: bool,
     /// The guest is to hear of a [`TRANSPORT_RESET`].
     owes_transport_reset: bool,
+    /// It has been told; buffers for events that it offered then. When it has given the used one
+    /// back, it has dealt with the event, which takes all connections that it has.
+    told: Option<u16>,
 }
 
 /// Why work on a queue ended.
@@ -146,7 +149,16 @@ impl Vsock {
 
     /// Sends an event that is owed, if the guest has given a buffer for it.
     pub(super) fn process_event_queue(&mut self) {
-        self.run(|active, _, metrics| active.send_event(metrics), 2);
+        let work = |active: &mut Active, muxer: &mut Muxer, metrics: &VsockMetrics| {
+            let progress = active.send_event(metrics)?;
+            if active.has_heard()?
+                && let Err(error) = muxer.open()
+            {
+                log::error!("vsock: clients are not let in: {error}");
+            }
+            Ok(progress)
+        };
+        self.run(work, 2);
     }
 
     fn run(
@@ -199,6 +211,7 @@ impl Active {
             interrupt,
             tx_waits: false,
             owes_transport_reset: false,
+            told: None,
         })
     }
 
@@ -276,6 +289,18 @@ impl Active {
         Ok(true)
     }
 
+    /// Whether the guest has just dealt with the event that it was told of.
+    fn has_heard(&mut self) -> Result<bool, RingError> {
+        let Some(before) = self.told else {
+            return Ok(false);
+        };
+        let heard = self.event.offered()? > before;
+        if heard {
+            self.told = None;
+        }
+        Ok(heard)
+    }
+
     fn send_event(&mut self, metrics: &VsockMetrics) -> Result<Progress, RingError> {
         while self.owes_transport_reset {
             let Some(chain) = self.event.pop()? else {
@@ -289,12 +314,15 @@ impl Active {
                 && self.buffers.writable.write(&TRANSPORT_RESET);
             if sent {
                 self.owes_transport_reset = false;
+                self.told = Some(self.event.offered()?);
                 self.event.push_used(head, EVENT_SIZE)?;
             } else {
                 metrics.malformed.add(1);
                 self.event.push_used(head, 0)?;
             }
         }
+        // The driver is to notify when it gives the buffer back.
+        self.event.enable_notification()?;
         self.event.signal(&self.interrupt)?;
         Ok(Progress::Done)
     }
@@ -335,9 +363,12 @@ impl VirtioDevice for Vsock {
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let mut active = Active::new(activation)?;
         active.owes_transport_reset = std::mem::take(&mut self.lost_connections);
-        self.muxer
-            .open()
-            .map_err(|source| ActivateError::Host { what: "watch the vsock socket", source })?;
+        // Who is let in before the guest has heard of a transport reset would be reset, too.
+        if !active.owes_transport_reset {
+            self.muxer
+                .open()
+                .map_err(|source| ActivateError::Host { what: "watch the vsock socket", source })?;
+        }
         self.active = Some(active);
         // What was in the queues before DRIVER_OK was notified of to nobody.
         for queue in 0..self.events.len() {
@@ -352,7 +383,8 @@ impl VirtioDevice for Vsock {
     }
 
     fn save(&self) -> DeviceState {
-        let owes = self.active.as_ref().is_some_and(|active| active.owes_transport_reset);
+        let unheard = |active: &Active| active.owes_transport_reset || active.told.is_some();
+        let owes = self.active.as_ref().is_some_and(unheard);
         let connected = owes || self.muxer.has_connections();
         DeviceState::Vsock { guest_cid: self.guest_cid, connected }
     }

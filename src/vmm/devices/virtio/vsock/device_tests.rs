@@ -271,3 +271,22 @@ fn all_events_come_through_the_event_manager() {
         assert!(manager.run_with_timeout(10_000).unwrap() > 0);
     }
 }
+
+#[test]
+fn clients_wait_until_the_guest_has_dealt_with_a_transport_reset() {
+    let mut guest = Guest::new();
+    guest.vsock.reset();
+    guest.vsock.restore(&DeviceState::Vsock { guest_cid: CID, connected: true }).unwrap();
+    guest.activate();
+    guest.event.offer(&[writable(DATA, 4)]);
+    let mut client = UnixStream::connect(guest.dir.path().join("v")).unwrap();
+    client.write_all(b"CONNECT 52\n").unwrap();
+    guest.vsock.process_event_queue();
+    guest.give(10);
+    guest.settle();
+    assert!(guest.ops().is_empty(), "it would be reset with all others");
+    guest.event.offer(&[writable(DATA, 4)]);
+    guest.vsock.process_event_queue();
+    guest.settle();
+    assert_eq!(guest.ops(), [Op::Request]);
+}

@@ -85,6 +85,12 @@ pub enum AttemptError {
         #[source]
         source: io::Error,
     },
+    /// no template could be used
+    #[error("{command} was not started warm: what it says on standard error tells why")]
+    Cold {
+        /// its command line
+        command: String,
+    },
     /// the user ended the benchmark
     #[error("interrupted")]
     Interrupted,

@@ -30,6 +30,7 @@ pub enum Mode {
 pub fn ampoule(places: &Places) -> Command {
     let mut command = Command::new(PROGRAM);
     command.arg("--root").arg(&places.data).arg("--state").arg(&places.state);
+    command.arg("--templates").arg(places.templates());
     command
 }
 
@@ -49,7 +50,7 @@ pub fn entrant(name: &str, does: &'static str, subject: Box<dyn Subject>) -> Ent
 #[derive(Debug)]
 struct Sandboxes {
     places: Places,
-    start: &'static [&'static str],
+    mode: Mode,
     image: String,
     command: Vec<String>,
     scratch: PathBuf,
@@ -58,20 +59,20 @@ struct Sandboxes {
 /// Starts with the kernel's boot.
 pub fn cold(setting: &Setting) -> Entrant {
     let does = "ampoule run --rm: boots a kernel, runs the command in a container, clears away";
-    entrant("ampoule cold", does, sandboxes(setting, &["--start", "cold"]))
+    entrant("ampoule cold", does, sandboxes(setting, Mode::Cold))
 }
 
 /// Starts from a template, which the warm-up makes where there is none.
 pub fn warm(setting: &Setting) -> Entrant {
     let does =
         "ampoule run --rm: restores a template, runs the command in a container, clears away";
-    entrant("ampoule warm", does, sandboxes(setting, &["--start", "warm"]))
+    entrant("ampoule warm", does, sandboxes(setting, Mode::Warm))
 }
 
-fn sandboxes(setting: &Setting, start: &'static [&'static str]) -> Box<dyn Subject> {
+fn sandboxes(setting: &Setting, mode: Mode) -> Box<dyn Subject> {
     Box::new(Sandboxes {
         places: setting.places.clone(),
-        start,
+        mode,
         image: setting.options.image.clone(),
         command: setting.options.command.clone(),
         scratch: setting.scratch.to_owned(),
@@ -82,21 +83,27 @@ impl Subject for Sandboxes {
     fn start(&self, label: &str, interrupt: &Interrupt) -> Result<Start, AttemptError> {
         let file = self.scratch.join(format!("{label}.timings"));
         let mut command = ampoule(&self.places);
-        command.args(["run", "--rm", "--name", label]).args(self.start);
+        command.args(["run", "--rm", "--name", label]);
+        command.args(["--start", if self.mode == Mode::Warm { "warm" } else { "cold" }]);
         command.arg("--timings-file").arg(&file).arg(&self.image).args(&self.command);
         let command_line = line(&command);
         let attempt = Attempt { command, undo: Some(removal(&self.places, label)) };
         let total_us = attempt.run(interrupt)?.length_us();
-        let told = phases(&file)
-            .map_err(|source| AttemptError::Phases { command: command_line, source })?;
-        Ok(Start { total_us, phases: with_the_rest(told, total_us) })
+        let told = match read(&file) {
+            Ok(told) => told,
+            Err(source) => return Err(AttemptError::Phases { command: command_line, source }),
+        };
+        if self.mode == Mode::Warm && !told.warm {
+            return Err(AttemptError::Cold { command: command_line });
+        }
+        Ok(Start { total_us, phases: with_the_rest(told.phases, total_us) })
     }
 }
 
-fn phases(file: &Path) -> io::Result<Vec<Phase>> {
-    let told: Phases = serde_json::from_reader(File::open(file)?)?;
+fn read(file: &Path) -> io::Result<Phases> {
+    let told = serde_json::from_reader(File::open(file)?)?;
     fs::remove_file(file)?;
-    Ok(told.phases)
+    Ok(told)
 }
 
 /// The program tells of the time from its `main` on; what the kernel takes to load it and to bury

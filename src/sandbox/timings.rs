@@ -62,6 +62,8 @@ pub struct Phase {
 /// The phases of one start as `ampoule run --timings-file` writes them, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Phases {
+    /// The guest was restored from a template.
+    pub warm: bool,
     /// The phases.
     pub phases: Vec<Phase>,
 }
@@ -69,7 +71,7 @@ pub struct Phases {
 impl From<&Timings> for Phases {
     fn from(timings: &Timings) -> Self {
         let phase = |(name, us): (&'static str, u64)| Phase { name: name.into(), us };
-        Self { phases: timings.phases().into_iter().map(phase).collect() }
+        Self { warm: timings.warm, phases: timings.phases().into_iter().map(phase).collect() }
     }
 }
 
@@ -110,7 +112,10 @@ mod tests {
     fn phases_are_written_in_their_order() {
         let phases = Phases::from(&Timings { command_us: 1, monitor_us: 3, ..Timings::default() });
         let text = serde_json::to_string(&phases).unwrap();
-        assert!(text.starts_with(r#"{"phases":[{"name":"monitor start","us":2},"#), "{text}");
+        assert!(
+            text.starts_with(r#"{"warm":false,"phases":[{"name":"monitor start","us":2},"#),
+            "{text}"
+        );
         assert_eq!(serde_json::from_str::<Phases>(&text).unwrap(), phases);
     }
 

@@ -8,6 +8,7 @@ mod support;
 mod bad_input;
 mod detached;
 mod faults;
+mod fork;
 mod image_config;
 mod memory;
 mod programs;

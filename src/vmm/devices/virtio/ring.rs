@@ -194,6 +194,24 @@ impl Ring {
         self.queue.enable_notification(&self.memory).map_err(RingError::Available)
     }
 
+    /// Asks the driver to notify of the next chain that it adds to those that it offers already, and
+    /// says how many these are. [`Ring::enable_notification`] is of no use for that: it asks for the
+    /// first that is not taken yet, which was added long ago (virtio 1.2, 2.7.10).
+    pub fn notify_of_addition(&mut self) -> Result<u16, RingError> {
+        if self.queue.event_idx_enabled() {
+            let base = self.queue.used_ring();
+            let at = field(base, 4 + 8 * u64::from(self.queue.size()))?;
+            let added = self
+                .queue
+                .avail_idx(&self.memory, Ordering::Acquire)
+                .map_err(RingError::Available)?;
+            self.memory.store(added.0.to_le(), at, Ordering::Release).map_err(RingError::Memory)?;
+        } else {
+            self.enable_notification()?;
+        }
+        self.offered()
+    }
+
     /// Hands one chain after the other to `handle` until the ring is empty, then interrupts once.
     ///
     /// `buffers` is the room that the chains' buffers are put into.

@@ -314,15 +314,14 @@ impl Active {
                 && self.buffers.writable.write(&TRANSPORT_RESET);
             if sent {
                 self.owes_transport_reset = false;
-                self.told = Some(self.event.offered()?);
+                // Before the driver sees the event, and can give its buffer back.
+                self.told = Some(self.event.notify_of_addition()?);
                 self.event.push_used(head, EVENT_SIZE)?;
             } else {
                 metrics.malformed.add(1);
                 self.event.push_used(head, 0)?;
             }
         }
-        // The driver is to notify when it gives the buffer back.
-        self.event.enable_notification()?;
         self.event.signal(&self.interrupt)?;
         Ok(Progress::Done)
     }

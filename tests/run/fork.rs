@@ -4,7 +4,7 @@ use crate::needs_sandboxes;
 use crate::support::Ampoule;
 
 /// Counts in memory, a line for each that it is asked for by a file of its own.
-const COUNTER: &str = "n=0; mkfifo /ask; while read word < /ask; do n=$((n+1)); \
+const COUNTER: &str = "n=0; mkfifo /ask; echo ready; while read word < /ask; do n=$((n+1)); \
                        echo $word $n; done";
 
 #[test]
@@ -12,23 +12,27 @@ fn clones_go_on_from_where_the_container_was_apart_from_it_and_each_other() {
     needs_sandboxes!();
     let ampoule = Ampoule::new();
     ampoule.ok(&["run", "-d", "--name", "base", "busybox", "sh", "-c", COUNTER]);
-    let ask = |name: &str, word: &str| {
-        // The log gets the line by way of the keeper: wait for it as a user would.
-        ampoule.ok(&["exec", name, "sh", "-c", &format!("echo {word} > /ask")]);
+    let until = |name: &str, word: &str| {
         let mut log = String::new();
         while !log.contains(word) {
             log = ampoule.ok(&["logs", name]);
         }
         log
     };
-    assert_eq!(ask("base", "one"), "one 1\n");
+    until("base", "ready");
+    let ask = |name: &str, word: &str| {
+        // The log gets the line by way of the keeper: wait for it as a user would.
+        ampoule.ok(&["exec", name, "sh", "-c", &format!("echo {word} > /ask")]);
+        until(name, word)
+    };
+    assert_eq!(ask("base", "one"), "ready\none 1\n");
     let made = ampoule.ok(&["fork", "base", "left", "right"]);
     assert_eq!(made.lines().count(), 2);
     // What was counted before the fork is in all three; what comes after is each one's own.
     assert_eq!(ask("left", "two"), "two 2\n");
-    assert_eq!(ask("left", "three"), "three 3\n");
+    assert_eq!(ask("left", "three"), "two 2\nthree 3\n");
     assert_eq!(ask("right", "two"), "two 2\n");
-    assert_eq!(ask("base", "two"), "one 1\ntwo 2\n");
+    assert_eq!(ask("base", "two"), "ready\none 1\ntwo 2\n");
 
     let identity = "cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id; hostname";
     let of = |name: &str| ampoule.ok(&["exec", name, "sh", "-c", identity]);

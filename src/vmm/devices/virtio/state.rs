@@ -48,6 +48,9 @@ pub enum DeviceState {
         guest_cid: u64,
         /// The driver may take a connection for alive that ends here.
         connected: bool,
+        /// Port of the host that the next connection gets: ports that were in use may still mean
+        /// something to the driver.
+        next_port: u32,
     },
     /// The entropy device.
     Rng,

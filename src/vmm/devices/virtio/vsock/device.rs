@@ -385,15 +385,17 @@ impl VirtioDevice for Vsock {
         let unheard = |active: &Active| active.owes_transport_reset || active.told.is_some();
         let owes = self.active.as_ref().is_some_and(unheard);
         let connected = owes || self.muxer.has_connections();
-        DeviceState::Vsock { guest_cid: self.guest_cid, connected }
+        let next_port = self.muxer.next_port();
+        DeviceState::Vsock { guest_cid: self.guest_cid, connected, next_port }
     }
 
     /// A guest that has connections, or another context id than it knows, is told that its
     /// connections are gone and that it is to read its id anew (virtio 1.2, 5.10.6.7).
     fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
-        let DeviceState::Vsock { guest_cid, connected } = *state else {
+        let DeviceState::Vsock { guest_cid, connected, next_port } = *state else {
             return Err(RestoreError::OtherDevice);
         };
+        self.muxer.set_next_port(next_port);
         self.lost_connections = connected || guest_cid != self.guest_cid;
         Ok(())
     }

@@ -240,14 +240,14 @@ fn one_interrupt_tells_of_many_packets() {
 #[test]
 fn a_restored_guest_hears_of_a_transport_reset_when_it_has_a_buffer() {
     let mut guest = Guest::new();
-    assert_eq!(guest.vsock.save(), DeviceState::Vsock { guest_cid: CID, connected: false });
+    assert_eq!(guest.vsock.save(), state(false));
     guest.vsock.reset();
-    guest.vsock.restore(&DeviceState::Vsock { guest_cid: CID, connected: true }).unwrap();
+    guest.vsock.restore(&state(true)).unwrap();
     guest.activate();
     guest.vsock.process_event_queue();
     assert!(guest.event.used().is_empty());
     guest.event.write(DATA, &[0xff; 4]);
-    assert_eq!(guest.vsock.save(), DeviceState::Vsock { guest_cid: CID, connected: true });
+    assert_eq!(guest.vsock.save(), state(true));
     guest.event.offer(&[writable(DATA, 4)]);
     guest.vsock.process_event_queue();
     assert_eq!(guest.event.used(), [(0, 4)]);
@@ -276,7 +276,7 @@ fn all_events_come_through_the_event_manager() {
 fn clients_wait_until_the_guest_has_dealt_with_a_transport_reset() {
     let mut guest = Guest::new();
     guest.vsock.reset();
-    guest.vsock.restore(&DeviceState::Vsock { guest_cid: CID, connected: true }).unwrap();
+    guest.vsock.restore(&state(true)).unwrap();
     guest.activate();
     guest.event.offer(&[writable(DATA, 4)]);
     let mut client = UnixStream::connect(guest.dir.path().join("v")).unwrap();
@@ -289,4 +289,9 @@ fn clients_wait_until_the_guest_has_dealt_with_a_transport_reset() {
     guest.vsock.process_event_queue();
     guest.settle();
     assert_eq!(guest.ops(), [Op::Request]);
+}
+
+/// The device's state in a snapshot.
+fn state(connected: bool) -> DeviceState {
+    DeviceState::Vsock { guest_cid: CID, connected, next_port: 1 << 30 }
 }

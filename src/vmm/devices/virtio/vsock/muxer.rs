@@ -93,6 +93,16 @@ impl Muxer {
         !self.links.is_empty() || !self.resets.is_empty()
     }
 
+    /// Port of the host that the next client's connection gets.
+    pub fn next_port(&self) -> u32 {
+        self.next_port
+    }
+
+    /// Goes on from this port.
+    pub fn set_next_port(&mut self, port: u32) {
+        self.next_port = port.clamp(FIRST_PORT, PORT_ANY - 1);
+    }
+
     /// Lets clients in, those too that wait already.
     pub fn open(&mut self) -> io::Result<()> {
         self.watch(ControlOperation::Add, &self.listener, Token::Listener)

@@ -261,9 +261,7 @@ impl Templates {
         };
         let json = serde_json::to_vec(&about).map_err(io::Error::other);
         json.and_then(|json| fs::write(path.join(ABOUT), json)).map_err(file("write to", path))?;
-        for name in ["lock", "vsock.sock", "control.sock"] {
-            let _ = fs::remove_file(path.join(name));
-        }
+        let _ = fs::remove_file(path.join("lock"));
         let target = self.folder.join(&wanted.key);
         // A remainder that could not be opened.
         let _ = fs::remove_dir_all(&target);
@@ -384,7 +382,9 @@ fn read_about(folder: &Path) -> Option<About> {
 /// Boots a sandbox in `folder`, has its agent let go of this host, and writes it down.
 fn snapshot(wanted: &Wanted<'_>, folder: &Path) -> Result<(), SandboxError> {
     let boxed = |error| TemplateError::Sandbox(Box::new(error));
-    let vsock = folder.join("vsock.sock");
+    // Not in the folder of the templates, whose file system may have no sockets.
+    let sockets = tempfile::tempdir().map_err(SandboxError::host("cannot make a folder"))?;
+    let vsock = sockets.path().join("vsock.sock");
     let create = |name| {
         let path = folder.join(name);
         File::create(&path).map_err(file("create", &path))
@@ -393,7 +393,7 @@ fn snapshot(wanted: &Wanted<'_>, folder: &Path) -> Result<(), SandboxError> {
     let listener = ReadyListener::bind(&vsock)
         .map_err(SandboxError::host("cannot listen for the guest's agent"))?;
     let start = Start::Boot(machine(&wanted.guest, wanted.options, &vsock));
-    let control = folder.join("control.sock");
+    let control = sockets.path().join("control.sock");
     let mut guest = Monitored::start("template", start, &vsock, &control, None).map_err(boxed)?;
     let ready = guest.await_ready(listener, None).map_err(boxed)?;
     let mut client =

@@ -3,7 +3,7 @@
 //! ```text
 //! <templates>/<key>/        state · memory · template.json; made with one rename(2)
 //! <templates>/<key>.lock    held by whoever makes that one
-//! <templates>/new-<random>/ one that is being made; its `lock` is held by its maker
+//! <templates>/new-<key>/    one that is being made
 //! ```
 //!
 //! The key is made of everything that a template depends on: this program, the kernel, the
@@ -205,14 +205,13 @@ impl Templates {
             .mode(0o700)
             .create(&self.folder)
             .map_err(file("create", &self.folder))?;
-        let lock = self.folder.join(format!("{}.lock", wanted.key));
-        let held = File::create(&lock).map_err(file("create", &lock))?;
-        let _held = Flock::lock(held, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| file("lock", &lock)(errno.into()))?;
+        let _held = self.lock(&wanted.key, FlockArg::LockExclusive)?;
         // Somebody may have made it while this one waited.
         if let Some(template) = self.open(&wanted.key) {
             return Ok(template);
         }
+        // This one's own remainder too, whose lock is held already.
+        let _ = fs::remove_dir_all(self.folder.join(format!("{NEW}{}", wanted.key)));
         self.sweep();
         self.build(&wanted)?;
         self.open(&wanted.key).ok_or_else(|| TemplateError::NotFound(wanted.key.clone()).into())
@@ -239,14 +238,17 @@ impl Templates {
     }
 
     fn build(&self, wanted: &Wanted<'_>) -> Result<(), SandboxError> {
-        let staging = tempfile::Builder::new()
-            .prefix(NEW)
-            .tempdir_in(&self.folder)
-            .map_err(file("make a folder in", &self.folder))?;
-        let path = staging.path();
-        let lock = File::create(path.join("lock")).map_err(file("create", path))?;
-        let _made_by_us = Flock::lock(lock, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| file("lock", path)(errno.into()))?;
+        let path = &self.folder.join(format!("{NEW}{}", wanted.key));
+        fs::DirBuilder::new().mode(0o700).create(path).map_err(file("create", path))?;
+        let built = self.fill(wanted, path);
+        if built.is_err() {
+            let _ = fs::remove_dir_all(path);
+        }
+        built
+    }
+
+    /// Fills the folder of a new template, and puts it in its place.
+    fn fill(&self, wanted: &Wanted<'_>, path: &Path) -> Result<(), SandboxError> {
         snapshot(wanted, path)?;
         let parts = wanted.parts.clone();
         let memory = Identity::of(&path.join(MEMORY)).map_err(file("look at", path))?;
@@ -261,7 +263,6 @@ impl Templates {
         };
         let json = serde_json::to_vec(&about).map_err(io::Error::other);
         json.and_then(|json| fs::write(path.join(ABOUT), json)).map_err(file("write to", path))?;
-        let _ = fs::remove_file(path.join("lock"));
         let target = self.folder.join(&wanted.key);
         // A remainder that could not be opened.
         let _ = fs::remove_dir_all(&target);
@@ -269,22 +270,34 @@ impl Templates {
             .and_then(|folder| folder.sync_all())
             .and_then(|()| fs::rename(path, &target))
             .map_err(file("put in its place", &target))?;
-        // It is no longer where it would be removed from.
-        let _ = staging.keep();
         Ok(())
     }
 
-    /// Clears away what killed makers have left.
+    /// Takes the lock that the maker of a template holds.
+    fn lock(&self, key: &str, how: FlockArg) -> Result<Flock<File>, TemplateError> {
+        let path = self.folder.join(format!("{key}.lock"));
+        loop {
+            let lock = File::create(&path).map_err(file("create", &path))?;
+            let held =
+                Flock::lock(lock, how).map_err(|(_, errno)| file("lock", &path)(errno.into()))?;
+            let ours = held.metadata().map_err(file("look at", &path))?;
+            // Whoever removes a template removes its lock: one that is no longer there locks nothing.
+            if fs::metadata(&path)
+                .is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino()))
+            {
+                return Ok(held);
+            }
+        }
+    }
+
+    /// Clears away what killed makers have left: the new templates that nobody is making.
     fn sweep(&self) {
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if !entry.file_name().as_encoded_bytes().starts_with(NEW.as_bytes()) {
-                continue;
-            }
-            let abandoned = File::open(path.join("lock"))
-                .is_ok_and(|lock| Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok());
-            if abandoned {
-                let _ = fs::remove_dir_all(&path);
+            let name = entry.file_name();
+            let Some(key) = name.to_str().and_then(|name| name.strip_prefix(NEW)) else { continue };
+            if let Ok(_held) = self.lock(key, FlockArg::LockExclusiveNonblock) {
+                let _ = fs::remove_dir_all(entry.path());
+                let _ = fs::remove_file(self.folder.join(format!("{key}.lock")));
             }
         }
     }

@@ -88,9 +88,11 @@ fn open(folder: &Path, name: &'static str) -> Result<File, RestoreError> {
 /// What is plugged in: everything of the host's that the machine had, nothing that it had not.
 fn plugs(args: Args, state: &MachineState) -> Result<Plugs, RestoreError> {
     let saved = &state.config;
-    let count = |what, saved, given, option| match saved == given {
-        true => Ok(()),
-        false => Err(RestoreError::Count { what, saved, given, option }),
+    let count = |what, saved, given, option| {
+        if saved == given {
+            return Ok(());
+        }
+        Err(RestoreError::Count { what, saved, given, option })
     };
     count("disks", saved.disks.len(), args.disks.len(), "--disk")?;
     count("network devices", saved.nets.len(), args.nets.len(), "--net")?;
@@ -118,4 +120,43 @@ fn plugs(args: Args, state: &MachineState) -> Result<Plugs, RestoreError> {
         vsock,
         serial: if args.serial { SerialMode::Stdio } else { SerialMode::Off },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vmm::config::DiskConfig;
+    use crate::vmm::snapshot::state::testing::state;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn with(state: &MachineState, line: &str) -> Result<Plugs, RestoreError> {
+        let words = ["restore", "folder"].into_iter().chain(line.split_whitespace());
+        plugs(Command::try_parse_from(words).unwrap().args, state)
+    }
+
+    #[test]
+    fn every_device_of_the_hosts_is_named_and_no_other() {
+        let mut state = state();
+        assert!(matches!(with(&state, "--disk d"), Err(RestoreError::Count { saved: 0, .. })));
+        assert!(matches!(with(&state, "--net tap=t"), Err(RestoreError::Count { given: 1, .. })));
+        assert!(matches!(with(&state, "--vsock v"), Err(RestoreError::Vsock)));
+        with(&state, "").unwrap();
+
+        let saved = DiskConfig { path: Some("/saved".into()), read_only: true, serial: None };
+        state.config.disks.push(saved);
+        state.config.vsock =
+            Some(VsockConfig { guest_cid: 7, uds_path: "/saved".into(), listener: None });
+        assert!(matches!(with(&state, "--vsock v"), Err(RestoreError::Count { given: 0, .. })));
+        assert!(matches!(with(&state, "--disk d"), Err(RestoreError::NoVsock)));
+        let plugs = with(&state, "--disk d --vsock v").unwrap();
+        assert_eq!(plugs.disks[0].path.as_deref(), Some(Path::new("d")));
+        let vsock = plugs.vsock.unwrap();
+        assert_eq!((vsock.guest_cid, vsock.uds_path), (7, "v".into()));
+    }
 }

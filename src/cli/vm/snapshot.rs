@@ -1,8 +1,9 @@
 //! `ampoule vm snapshot`: writes a running machine down.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -85,6 +86,7 @@ impl<'a> Staged<'a> {
         let prefix = format!(".{}.", name.display());
         let staging = tempfile::Builder::new()
             .prefix(&prefix)
+            .permissions(Permissions::from_mode(0o700))
             .tempdir_in(parent)
             .map_err(failed("make a folder in", parent))?;
         Ok(Self { folder, parent, staging })
@@ -125,7 +127,6 @@ impl<'a> Staged<'a> {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::os::unix::fs::PermissionsExt;
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).unwrap();

@@ -248,7 +248,15 @@ fn control() {
     full.fails(125, &["goes on", "No space left"]);
     assert_eq!(fs::read_dir(&small).unwrap().count(), 0, "something is left");
     assert_eq!(guest.ask("after"), "after 3");
-    guest.switch_off();
+
+    // Paused, it ends without another word.
+    verb(&machine, "pause", &["--control", "control"]).gives(0, "");
+    guest.tell("unheard");
+    signal(&guest.child, Signal::SIGTERM);
+    assert_eq!(code(guest.child.wait().unwrap()), 143);
+    let mut rest = String::new();
+    guest.stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "");
     verb(&machine, "pause", &["--control", "control"]).fails(125, &["no machine listens"]);
 }
 

@@ -30,17 +30,12 @@ enum WaitError {
     Panicked(String),
 }
 
-/// Whoever looks after a machine.
+/// Whoever looks after a machine: listens before there is one, and waits for its end.
 pub struct Attendance {
     entered_us: u64,
     signals: SignalFd,
-    control: Option<Control>,
-}
-
-/// A control socket, and its file.
-struct Control {
-    listener: OwnedFd,
-    _file: SocketFile,
+    /// A socket, and its file.
+    control: Option<(OwnedFd, SocketFile)>,
 }
 
 impl Attendance {
@@ -51,7 +46,6 @@ impl Attendance {
         let signals = block_signals()?;
         let listen = |path| SocketFile::listen(path, SockType::SeqPacket);
         let control = control.map(listen).transpose().map_err(WaitError::Control)?;
-        let control = control.map(|(listener, _file)| Control { listener, _file });
         Ok(Self { entered_us, signals, control })
     }
 
@@ -62,9 +56,6 @@ impl Attendance {
         let _terminal = if serial == SerialMode::Stdio { RawTerminal::enter()? } else { None };
         let running = machine.start()?;
         let signal = self.wait(&running)?;
-        if signal.is_some() {
-            running.stop();
-        }
         match running.finish()? {
             Exit::PowerOff | Exit::Reset => Ok(ExitCode::SUCCESS),
             Exit::Stopped => Ok(ExitCode::from(signal.map_or(0, status_of_signal))),
@@ -72,12 +63,10 @@ impl Attendance {
         }
     }
 
-    /// Serves the control socket until the machine's end or a signal; tells the signal's number.
+    /// Serves the control socket until the machine's end or a signal, which ends it; tells the
+    /// signal's number.
     fn wait(&mut self, running: &Running) -> Result<Option<u32>, io::Error> {
-        let (listener, _file) = match self.control.take() {
-            Some(Control { listener, _file }) => (Some(listener), Some(_file)),
-            None => (None, None),
-        };
+        let (listener, _file) = self.control.take().unzip();
         let mut server = Server::new(running, listener, self.entered_us);
         // SAFETY: the descriptor lives as long as `running`.
         let ended = unsafe { BorrowedFd::borrow_raw(running.exit_event()) };
@@ -94,6 +83,8 @@ impl Attendance {
                 return Ok(None);
             }
             if happened.next() == Some(true) {
+                // Before the server goes: a machine that it has paused is not to run once more.
+                running.stop();
                 return Ok(self.signals.read_signal()?.map(|info| info.ssi_signo));
             }
             server.process();

@@ -1,14 +1,13 @@
 //! Control groups, version 2: one for each container, below the root that the agent sees.
 
 pub mod devices;
+mod freeze;
 pub mod limits;
+mod stats;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Doing, Result};
 
@@ -111,28 +110,7 @@ impl Cgroup {
 
     /// Blocks until its last process is gone.
     pub fn wait_until_empty(&self) -> Result<()> {
-        let path = self.file("cgroup.events");
-        let action = || format!("watch {}", path.display());
-        let mut file = match File::open(&path) {
-            Err(e) if is_gone(&e) => return Ok(()),
-            result => result.doing(action)?,
-        };
-        loop {
-            let mut text = String::new();
-            io::Seek::rewind(&mut file).doing(action)?;
-            match file.read_to_string(&mut text) {
-                Err(e) if is_gone(&e) => return Ok(()),
-                result => result.doing(action)?,
-            };
-            if text.lines().any(|line| line == "populated 0") {
-                return Ok(());
-            }
-            let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
-            match poll(&mut fds, PollTimeout::NONE) {
-                Err(nix::errno::Errno::EINTR) => {}
-                result => drop(result.doing(action)?),
-            }
-        }
+        self.wait_for_event("populated 0", None).map(drop)
     }
 
     /// Kills its processes and removes it, with the groups below it.
@@ -171,6 +149,11 @@ impl Cgroup {
 
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
+/// The number in a file that has just one; none where it says `max` or is not there.
+fn read_number(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 /// Reads `memory.events` from its start; 0 where it says nothing of kills.

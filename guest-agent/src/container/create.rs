@@ -27,12 +27,13 @@ pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i
 
     let disk = match &request.rootfs.source {
         RootfsSource::Block { serial, .. } => Some(agent.disks.find(serial)?),
-        RootfsSource::Directory { .. } => None,
+        RootfsSource::Directory { .. } | RootfsSource::Share { .. } => None,
     };
+    agent.shares.mount_for(&request)?;
 
     let container = Arc::new(Container {
         cgroup: Cgroup::of_container(&request.container),
-        namespaces: spec::namespaces(&request.spec).bits(),
+        namespaces: spec::Namespaces::of(&request.spec)?.all().bits(),
         name: request.container,
         request: body,
         state: Mutex::new(State::Creating),

@@ -34,6 +34,7 @@ pub fn check(spec: &Spec) -> Result<&Process> {
     check_namespaces(linux, &namespaces)?;
     check_linux(linux)?;
     setup::check_hooks(spec)?;
+    setup::check_devices(spec)?;
     setup::propagation(spec)?;
     if let Some(seccomp) = linux.seccomp() {
         setup::check_seccomp(seccomp)?;
@@ -248,13 +249,23 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_refused_by_name() {
-        let cases: [(&str, Value, &str); 6] = [
+        let cases: [(&str, Value, &str); 8] = [
             ("/linux/namespaces/1/path", json!("/var/run/netns/x"), "/var/run/netns/x"),
             ("/linux/namespaces/0/path", json!("/proc/7/ns/mnt"), "mount namespace"),
             ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt"),
             ("/process/apparmorProfile", json!("docker-default"), "process.apparmorProfile"),
             ("/process/selinuxLabel", json!("a:b:c"), "process.selinuxLabel"),
             ("/linux/netDevices", json!({"eth1": {}}), "linux.netDevices"),
+            (
+                "/linux/devices",
+                json!([{"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}]),
+                "/dev/sda (8:0)",
+            ),
+            (
+                "/linux/devices",
+                json!([{"path": "/dev/dri/card9", "type": "c", "major": 226, "minor": 9999}]),
+                "/dev/dri/card9 (226:9999)",
+            ),
         ];
         for (pointer, value, name) in cases {
             let spec = spec(|json| {

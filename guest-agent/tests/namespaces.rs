@@ -212,3 +212,30 @@ fn a_terminal_and_devices_work_for_other_users() {
     assert_eq!(rpc.wait(ProcessId::init("t")).code, 0);
     assert_eq!(sandbox::text(sandbox::collect(stream)), "/dev/pts/0\r\n12\r\n");
 }
+
+#[test]
+fn a_container_with_users_of_its_own_may_divide_its_cgroup() {
+    if !can_run() {
+        return;
+    }
+    let sandbox = Sandbox::start();
+    let script = "cd /sys/fs/cgroup && stat -c %u . cgroup.procs cgroup.freeze && \
+                  mkdir below && echo 0 > below/cgroup.procs && grep ^0: /proc/self/cgroup";
+    let divide = |writable: bool| {
+        let (status, out, _) = sandbox.run_changed("c", &[], |request| {
+            request.spec = changed(&["sh", "-c", script], |spec| {
+                with_users(spec);
+                if writable {
+                    let mounts = spec["mounts"].as_array_mut().unwrap();
+                    let cgroup = mounts.iter_mut().find(|m| m["type"] == "cgroup").unwrap();
+                    cgroup["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
+                }
+            });
+        });
+        (status.code, out)
+    };
+    let (code, out) = divide(true);
+    assert_eq!((code, out.as_str()), (0, "0\n0\n65534\n0::/below\n"));
+    let (code, out) = divide(false);
+    assert_eq!((code, out.as_str()), (1, "65534\n65534\n65534\n"));
+}

@@ -133,7 +133,7 @@ fn what_no_filter_can_be_made_of_is_refused_by_name() {
     }
     let sandbox = Sandbox::start();
     let rpc = sandbox.rpc();
-    let mut refused = |profile: Value| {
+    let refused = |profile: Value| {
         let mut request = sandbox.request("c", &["true"], Stdio::default());
         request.spec = changed(&["true"], |spec| spec["linux"]["seccomp"] = profile);
         rpc.error(Request::Create(Box::new(request)))

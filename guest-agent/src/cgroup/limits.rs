@@ -78,6 +78,14 @@ fn plan_memory(plan: &mut Plan, memory: &LinuxMemory) -> Result<()> {
     if memory.swappiness().is_some() {
         return Err(unsupported("memory.swappiness"));
     }
+    for (name, limit) in
+        [("memory.kernel", memory.kernel()), ("memory.kernelTCP", memory.kernel_tcp())]
+    {
+        // -1 is no limit, which is what there is.
+        if limit.is_some_and(|limit| limit > 0) {
+            return Err(unsupported(name));
+        }
+    }
     plan.add_some("memory.max", memory.limit().filter(|l| *l != 0).map(bytes));
     plan.add_some("memory.low", memory.reservation().filter(|r| *r != 0).map(bytes));
     if let Some(swap) = memory.swap().filter(|swap| *swap != 0) {
@@ -139,11 +147,17 @@ fn plan_io(plan: &mut Plan, io: &LinuxBlockIo) -> Result<()> {
     if io.leaf_weight().is_some_and(|w| w != 0) {
         return Err(unsupported("blockIO.leafWeight"));
     }
-    if io.weight_device().as_ref().is_some_and(|devices| !devices.is_empty()) {
-        return Err(unsupported("blockIO.weightDevice"));
-    }
     if let Some(weight) = io.weight().filter(|w| *w != 0) {
         plan.add("io.weight", format!("default {}", io_weight(weight)));
+    }
+    for device in io.weight_device().iter().flatten() {
+        if device.leaf_weight().is_some_and(|w| w != 0) {
+            return Err(unsupported("blockIO.weightDevice.leafWeight"));
+        }
+        if let Some(weight) = device.weight().filter(|w| *w != 0) {
+            let (major, minor, weight) = (device.major(), device.minor(), io_weight(weight));
+            plan.add("io.weight", format!("{major}:{minor} {weight}"));
+        }
     }
     let throttles = [
         ("rbps", io.throttle_read_bps_device()),
@@ -245,9 +259,17 @@ mod tests {
     }
 
     #[test]
+    fn disks_are_weighed_apart() {
+        let one_disk = one(r#"{"blockIO":{"weightDevice":[{"major":8,"minor":1,"weight":1000}]}}"#);
+        assert_eq!(one_disk, ("io.weight".into(), "8:1 10000".into()));
+    }
+
+    #[test]
     fn what_v2_lacks_is_refused_by_name() {
         for json in [
             r#"{"memory":{"swappiness":60}}"#,
+            r#"{"memory":{"kernel":1000}}"#,
+            r#"{"memory":{"kernelTCP":1000}}"#,
             r#"{"memory":{"disableOOMKiller":true}}"#,
             r#"{"cpu":{"realtimeRuntime":1000}}"#,
             r#"{"network":{"classID":1}}"#,

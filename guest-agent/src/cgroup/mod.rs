@@ -7,9 +7,10 @@ mod stats;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Result};
 
 /// Where the hierarchy is mounted.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -56,7 +57,16 @@ impl Cgroup {
     pub fn apply(&self, plan: &limits::Plan) -> Result<()> {
         for (name, value) in plan.writes() {
             let file = self.file(name);
-            fs::write(&file, value).doing(|| format!("write {value:?} to {}", file.display()))?;
+            match fs::write(&file, value) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound && self.path.exists() => {
+                    return Err(Error::Unsupported(format!(
+                        "{name} (the guest's kernel has none)"
+                    )));
+                }
+                result => {
+                    result.doing(|| format!("write {value:?} to {}", file.display()))?;
+                }
+            }
         }
         Ok(())
     }
@@ -65,6 +75,24 @@ impl Cgroup {
     pub fn restrict_devices(&self, rules: &devices::Rules) -> Result<()> {
         let group = File::open(&self.path).doing(|| format!("open {}", self.path.display()))?;
         rules.attach(&group)
+    }
+
+    /// Gives the group to a user of the guest: what it takes to make groups below it, and nothing
+    /// that would change its own limits.
+    pub fn delegate(&self, owner: u32) -> Result<()> {
+        // Kernels that do not tell have these.
+        const DEFAULT: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n";
+        let names = fs::read_to_string("/sys/kernel/cgroup/delegate");
+        let names = names.unwrap_or_else(|_| DEFAULT.to_owned());
+        let files = names.lines().filter(|name| !name.contains('/')).map(|name| self.file(name));
+        for path in std::iter::once(self.path.clone()).chain(files) {
+            match chown(&path, Some(owner), None) {
+                // Which of them there are depends on the controllers.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                result => result.doing(|| format!("give away {}", path.display()))?,
+            }
+        }
+        Ok(())
     }
 
     /// The file that takes new members.

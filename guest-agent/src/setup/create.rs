@@ -11,7 +11,7 @@ use super::hooks::Hooks;
 use super::mounts::Source;
 use super::paths::Root;
 use super::{
-    Around, Prepared, capabilities, cwd, devices, has_terminal, identity, masks, mounts,
+    Around, Prepared, capabilities, cwd, devices, has_terminal, identity, keyring, masks, mounts,
     namespaces, network, program, rlimits, rootfs, scheduling, seccomp, sysctl, terminal, user,
 };
 use crate::error::{Doing, Result};
@@ -101,6 +101,7 @@ pub fn prepare_process(
     hooks: Hooks,
 ) -> Result<Prepared> {
     let Setting { process, name, seccomp, stdio } = setting;
+    keyring::renew()?;
     let root = Root::open("/")?;
     let identity = user::resolve(&root, process.user(), name.as_ref())?;
     cwd::enter(&root, process.cwd())?;

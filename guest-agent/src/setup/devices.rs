@@ -116,6 +116,29 @@ fn is_dev_bound(spec: &Spec) -> bool {
     })
 }
 
+/// Refuses devices that only the host has.
+///
+/// # Errors
+/// [`Error::Unsupported`] for those that the guest's kernel does not know, and for all disks: the
+/// same number is another disk here. [`Error::Invalid`] for what is no device.
+pub fn check(spec: &Spec) -> Result<()> {
+    let configured = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref());
+    for device in configured.unwrap_or_default() {
+        let node = node(device)?;
+        let (major, minor) = (device.major(), device.minor());
+        let is_here = match node.kind {
+            SFlag::S_IFIFO => true,
+            SFlag::S_IFCHR => Path::new(&format!("/sys/dev/char/{major}:{minor}")).exists(),
+            _ => false,
+        };
+        if !is_here {
+            let path = node.path.display();
+            return Err(Error::Unsupported(format!("the host's device {path} ({major}:{minor})")));
+        }
+    }
+    Ok(())
+}
+
 fn node(device: &LinuxDevice) -> Result<Node<'_>> {
     let path = device.path().as_path();
     let invalid = || Error::Invalid(format!("device {}", path.display()));

@@ -24,6 +24,7 @@ mod hooks;
 mod identity;
 mod inherit;
 mod join;
+mod keyring;
 mod masks;
 mod mounts;
 mod namespaces;
@@ -59,12 +60,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, Result};
 pub use channel::Order;
+pub use devices::check as check_devices;
 pub use hooks::check as check_hooks;
 pub use mounts::check as check_mount;
 pub use namespaces::check_clocks;
 pub use network::loopback_up;
 pub use rootfs::{STAGE, propagation};
 pub use seccomp::check as check_seccomp;
+pub use users::Ids;
 
 /// What makes the agent's binary a setup stage.
 pub const ARGUMENT: &str = "setup";

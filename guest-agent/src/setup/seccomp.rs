@@ -312,3 +312,144 @@ fn jump(condition: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
 fn failed(error: SeccompError) -> Error {
     Error::system("make the seccomp filter", std::io::Error::other(error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const X86_64: u32 = 0xc000_003e;
+    const I386: u32 = 0x4000_0003;
+    const ABSENT: u32 = libc::SECCOMP_RET_ERRNO | 38;
+
+    fn filter(json: Value) -> Result<Filter> {
+        Filter::new(&serde_json::from_value(json).unwrap())
+    }
+
+    /// What the kernel does with the program.
+    fn ask(filter: &Filter, architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
+        let mut data = vec![number, architecture, 0, 0];
+        let halves = |a: u64| [a & 0xffff_ffff, a >> 32].map(|half| u32::try_from(half).unwrap());
+        data.extend(arguments.into_iter().flat_map(halves));
+        let (mut at, mut value) = (0usize, 0u32);
+        loop {
+            let i = filter.program[at];
+            at += 1;
+            let jump = |is: bool| usize::from(if is { i.jt } else { i.jf });
+            match u32::from(i.code) {
+                0x20 => value = data[i.k as usize / 4],
+                0x54 => value &= i.k,
+                0x05 => at += i.k as usize,
+                0x15 => at += jump(value == i.k),
+                0x25 => at += jump(value > i.k),
+                0x35 => at += jump(value >= i.k),
+                0x45 => at += jump(value & i.k != 0),
+                0x06 => return i.k,
+                other => panic!("{other:#x}"),
+            }
+        }
+    }
+
+    fn number(name: &str, architecture: ScmpArch) -> u32 {
+        let call = ScmpSyscall::from_name_by_arch(name, architecture).unwrap();
+        u32::try_from(call.as_raw_syscall()).unwrap()
+    }
+
+    fn strict() -> Value {
+        json!({
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32",
+                              "SCMP_ARCH_AARCH64", "SCMP_ARCH_S390", "SCMP_ARCH_LOONGARCH64"],
+            "syscalls": [{"names": ["read", "openat2", "no_such_call"], "action": "SCMP_ACT_ALLOW"}],
+        })
+    }
+
+    #[test]
+    fn calls_newer_than_the_profile_are_not_there() {
+        let filter = filter(strict()).unwrap();
+        for (audit, architecture, bit) in [
+            (X86_64, ScmpArch::X8664, 0),
+            (I386, ScmpArch::X86, 0),
+            (X86_64, ScmpArch::X32, X32_BIT),
+        ] {
+            let asked = |number: u32| ask(&filter, audit, number | bit, [0; 6]);
+            let number = |name| number(name, architecture) & !X32_BIT;
+            assert_eq!(asked(number("read")), libc::SECCOMP_RET_ALLOW, "{architecture:?}");
+            assert_eq!(asked(number("openat2")), libc::SECCOMP_RET_ALLOW, "{architecture:?}");
+            assert_eq!(asked(number("openat2") - 1), libc::SECCOMP_RET_ERRNO | 1);
+            assert_eq!(asked(number("openat2") + 1), ABSENT, "{architecture:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_hidden_from_what_is_allowed_or_absent_anyway() {
+        for (default, value) in [
+            ("SCMP_ACT_ALLOW", None),
+            ("SCMP_ACT_LOG", None),
+            ("SCMP_ACT_TRACE", Some(7)),
+            ("SCMP_ACT_ERRNO", Some(38)),
+        ] {
+            let mut json = strict();
+            json["defaultAction"] = json!(default);
+            json["defaultErrnoRet"] = json!(value);
+            json["syscalls"][0]["action"] = json!("SCMP_ACT_KILL_PROCESS");
+            let result = ask(&filter(json).unwrap(), X86_64, 500, [0; 6]);
+            let expected = action(serde_json::from_value(json!(default)).unwrap(), value).unwrap();
+            let expected = match expected {
+                ScmpAction::Allow => libc::SECCOMP_RET_ALLOW,
+                ScmpAction::Log => libc::SECCOMP_RET_LOG,
+                ScmpAction::Trace(value) => libc::SECCOMP_RET_TRACE | u32::from(value),
+                _ => ABSENT,
+            };
+            assert_eq!(result, expected, "{default}");
+        }
+    }
+
+    #[test]
+    fn architectures_that_are_not_named_are_killed() {
+        let mut json = strict();
+        json["architectures"] = json!(["SCMP_ARCH_X86_64"]);
+        let filter = filter(json).unwrap();
+        assert_eq!(ask(&filter, I386, 3, [0; 6]), libc::SECCOMP_RET_KILL_THREAD);
+    }
+
+    #[test]
+    fn arguments_and_many_rules_reach_the_program() {
+        let names: Vec<String> = (0..400)
+            .filter_map(|n| ScmpSyscall::from_raw_syscall(n).get_name().ok())
+            .filter(|name| name != "personality")
+            .collect();
+        assert!(names.len() > 300);
+        let condition = json!([{"index": 0, "op": "SCMP_CMP_MASKED_EQ", "value": 0xff00_0000_00ffu64,
+                                "valueTwo": 8}]);
+        let filter = filter(json!({
+            "defaultAction": "SCMP_ACT_KILL_PROCESS",
+            "flags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC",
+                      "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
+            "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"},
+                         {"names": ["personality"], "action": "SCMP_ACT_ALLOW", "args": condition}],
+        }))
+        .unwrap();
+        let asked = |argument: u64| {
+            ask(&filter, X86_64, number("personality", ScmpArch::X8664), [argument, 0, 0, 0, 0, 0])
+        };
+        assert_eq!(asked(0xf08), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(asked(9), libc::SECCOMP_RET_KILL_PROCESS);
+        assert_eq!(asked(0x1_0000_0000_0008), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(asked(0x0100_0000_0008), libc::SECCOMP_RET_KILL_PROCESS);
+        assert_eq!(filter.flags, 0b111);
+    }
+
+    #[test]
+    fn what_no_filter_can_be_made_of_is_refused() {
+        let mut notify = strict();
+        notify["syscalls"][0]["action"] = json!("SCMP_ACT_NOTIFY");
+        assert!(matches!(filter(notify), Err(Error::Unsupported(_))));
+        let mut errno = strict();
+        errno["defaultErrnoRet"] = json!(70_000);
+        assert!(matches!(filter(errno), Err(Error::Invalid(_))));
+        let mut argument = strict();
+        argument["syscalls"][0]["args"] = json!([{"index": 6, "value": 1, "op": "SCMP_CMP_EQ"}]);
+        assert!(matches!(filter(argument), Err(Error::Invalid(_))));
+    }
+}

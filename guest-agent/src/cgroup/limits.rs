@@ -55,7 +55,10 @@ pub fn plan(resources: &LinuxResources) -> Result<Plan> {
         if size.is_empty() || !size.chars().all(|c| c.is_ascii_alphanumeric()) {
             return Err(Error::Invalid(format!("hugepage size {size:?}")));
         }
+        // Pages are reserved before they are used: without the second limit, what is beyond the
+        // first kills by a signal instead of failing.
         plan.add(format!("hugetlb.{size}.max"), huge.limit());
+        plan.add(format!("hugetlb.{size}.rsvd.max"), huge.limit());
     }
     if resources.network().as_ref().is_some_and(|network| *network != <_>::default()) {
         return Err(unsupported("network"));
@@ -256,6 +259,14 @@ mod tests {
         let throttled =
             one(r#"{"blockIO":{"throttleReadBpsDevice":[{"major":254,"minor":0,"rate":600}]}}"#);
         assert_eq!(throttled, ("io.max".into(), "254:0 rbps=600".into()));
+    }
+
+    #[test]
+    fn huge_pages_are_limited_when_reserved_and_when_used() {
+        let writes = planned(r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}"#).unwrap();
+        let files = ["hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"];
+        assert_eq!(writes, files.map(|file| (file.to_owned(), "4194304".to_owned())));
+        assert!(planned(r#"{"hugepageLimits":[{"pageSize":"../x","limit":1}]}"#).is_err());
     }
 
     #[test]

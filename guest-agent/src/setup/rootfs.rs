@@ -27,11 +27,14 @@ const NONE: Option<&str> = None;
 /// Mounts the root file system, seen by nobody else.
 ///
 /// `disk` is the device node of the source, where that is a disk. What an image holds belongs to
-/// the ids of `users`, if there is such a namespace; a source that takes the writes is as it is.
+/// the ids of `users`, if there is such a namespace; what is shared by the host, or takes the
+/// writes itself, has the owners that it has.
 pub fn mount(rootfs: &Rootfs, disk: Option<&Path>, users: Option<&UserNamespace>) -> Result<Root> {
     mount_call(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
         .doing(|| "make the mount namespace private")?;
     let stage = Path::new(STAGE);
+    let is_shared = matches!(rootfs.source, RootfsSource::Share { .. });
+    let users = users.filter(|_| !is_shared);
     match &rootfs.writable {
         WritableLayer::Source => {
             if let RootfsSource::Block { .. } = &rootfs.source {

@@ -65,6 +65,20 @@ pub fn can_run() -> bool {
     is_root && busybox
 }
 
+/// Says so where ids of the test's root file system, or of a tmpfs, cannot be mapped.
+pub fn can_map_ids() -> bool {
+    const OVERLAY: i64 = 0x794c_7630;
+    let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let kind = nix::sys::statfs::statfs(&std::env::temp_dir()).unwrap().filesystem_type();
+    let can = version >= (6, 3) && kind.0 != OVERLAY;
+    if !can {
+        skip("needs Linux 6.3, and no overlay for temporary files, to map ids of file systems");
+    }
+    can
+}
+
 impl Sandbox {
     /// Starts an agent and waits until it is ready.
     pub fn start() -> Self {

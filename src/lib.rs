@@ -9,8 +9,8 @@
 //! * [`agent`]: host side of the agent protocol; everything it reads is hostile
 //! * [`monitor`]: the process that is the VMM of one sandbox
 //! * [`vmm`]: the machine; knows nothing of containers and could be used alone
-//! * [`report`], [`terminal`], [`clock`]: how an error is told; the caller's terminal; when something
-//!   happened
+//! * [`report`], [`terminal`], [`clock`], [`socket_file`]: how an error is told; the caller's terminal;
+//!   when something happened; sockets with a path
 
 pub mod agent;
 pub mod bench;
@@ -20,5 +20,6 @@ pub mod image;
 pub mod monitor;
 pub mod report;
 pub mod sandbox;
+pub mod socket_file;
 pub mod terminal;
 pub mod vmm;

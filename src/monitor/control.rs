@@ -1,5 +1,5 @@
 //! What a monitor and those who deal with it say to each other: its keeper, and other commands over
-//! the sandbox's control socket.
+//! the control socket of a sandbox, or of `ampoule vm run`.
 
 use serde::{Deserialize, Serialize};
 

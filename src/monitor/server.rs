@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -73,11 +73,10 @@ impl<'a> Server<'a> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         loop {
             match accept4(listener.as_raw_fd(), flags) {
-                // SAFETY: accept4 returned this descriptor just now and nothing else owns it.
                 Ok(fd) => {
-                    return Some(Channel::from(unsafe {
-                        <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd)
-                    }));
+                    // SAFETY: accept4 returned this descriptor just now and nothing else owns it.
+                    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+                    return Some(Channel::from(socket));
                 }
                 Err(Errno::EINTR | Errno::ECONNABORTED) => {}
                 Err(_) => return None,

@@ -20,11 +20,16 @@ const HALTED: [&str; 3] = [
     "reboot: Power off not available: System halted instead",
 ];
 
+/// `reboot: Restarting system`, or `… with command '…'`.
+const RESTARTING: &str = "reboot: Restarting system";
+
 /// What a line of the guest's output means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The guest has switched itself off as well as it can.
     PoweredOff,
+    /// The guest's kernel is about to reset the machine.
+    Restarting,
     /// The guest's kernel has died for this reason and is about to restart, or to hang.
     Panicked(String),
     /// The guest's kernel has said all about its death and hangs.
@@ -62,6 +67,9 @@ fn understand(line: &str) -> Option<Event> {
     let text = without_prefixes(line);
     if HALTED.contains(&text) {
         return Some(Event::PoweredOff);
+    }
+    if text.starts_with(RESTARTING) {
+        return Some(Event::Restarting);
     }
     if text.starts_with(END_OF_PANIC) {
         return Some(Event::PanicEnded);
@@ -125,7 +133,9 @@ mod tests {
 
     #[test]
     fn restarting_is_not_power_off() {
-        assert_eq!(events("[    1.0] reboot: Restarting system\n"), []);
+        for line in ["Restarting system", "Restarting system with command 'kexec'"] {
+            assert_eq!(events(&format!("[    1.0] reboot: {line}\n")), [Event::Restarting]);
+        }
         assert_eq!(events("say reboot: Power down\n"), []);
         assert_eq!(events("reboot: Power down"), []);
     }

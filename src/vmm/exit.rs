@@ -19,7 +19,7 @@ use crate::vmm::vcpu::VcpuError;
 pub enum Exit {
     /// It switched itself off.
     PowerOff,
-    /// It asked for a restart, or no handler was left for a fault.
+    /// It asked for a restart.
     Reset,
     /// Its kernel died.
     GuestPanic {
@@ -36,6 +36,13 @@ pub enum RunError {
     /// a vCPU
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
+    /// a processor of the guest gave up: a fault came up while it handled a fault that it could not
+    /// handle (AMD APM volume 2, 15.14.3, "shutdown")
+    #[error("the guest crashed: a triple fault on vCPU {vcpu}")]
+    TripleFault {
+        /// index of the vCPU
+        vcpu: u8,
+    },
     /// the device thread's event loop
     #[error("the device thread cannot wait for events")]
     Events(#[source] event_manager::Error),
@@ -52,6 +59,8 @@ pub enum RunError {
 pub struct Ending {
     outcome: Mutex<Option<Result<Exit, RunError>>>,
     panic: Mutex<Option<String>>,
+    /// The guest's kernel has said that it restarts.
+    restarting: AtomicBool,
     ended: AtomicBool,
     /// Whether the vCPUs are to rest, and whoever waits for them to go on.
     paused: Mutex<bool>,
@@ -70,6 +79,7 @@ impl Ending {
         Ok(Self {
             outcome: Mutex::default(),
             panic: Mutex::default(),
+            restarting: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             paused: Mutex::new(false),
             changed: Condvar::new(),
@@ -139,10 +149,20 @@ impl Ending {
         self.end(Ok(exit));
     }
 
+    /// The guest's processor gave up. That is a reset where the guest's kernel has announced one,
+    /// or has died: it is the last of the ways in which Linux restarts a PC (`reboot=t`).
+    pub fn triple_fault(&self, vcpu: u8) {
+        if lock(&self.panic).is_some() || self.restarting.load(Ordering::SeqCst) {
+            return self.reset();
+        }
+        self.end(Err(RunError::TripleFault { vcpu }));
+    }
+
     /// The guest said something of meaning on its serial port.
     pub fn guest_said(&self, event: Event) {
         match event {
             Event::PoweredOff => self.end(Ok(Exit::PowerOff)),
+            Event::Restarting => self.restarting.store(true, Ordering::SeqCst),
             Event::Panicked(message) => {
                 lock(&self.panic).get_or_insert(message);
             }
@@ -271,6 +291,22 @@ mod tests {
             });
             assert_eq!(ending.halted(), end);
         }
+    }
+
+    #[test]
+    fn a_triple_fault_is_a_failure_unless_a_restart_was_announced() {
+        let after = |event: Option<Event>| {
+            let ending = Ending::new().unwrap();
+            if let Some(event) = event {
+                ending.guest_said(event);
+            }
+            ending.triple_fault(2);
+            ending.take_outcome().unwrap()
+        };
+        assert!(matches!(after(None), Err(RunError::TripleFault { vcpu: 2 })));
+        assert!(matches!(after(Some(Event::Restarting)), Ok(Exit::Reset)));
+        let died = after(Some(Event::Panicked("why".into())));
+        assert!(matches!(died, Ok(Exit::GuestPanic { .. })));
     }
 
     #[test]

@@ -88,6 +88,8 @@ enum Step {
     Done,
     /// Nothing was run, or not to an exit: somebody wants something.
     Interrupted,
+    /// The guest's processor gave up.
+    TripleFault,
     /// It means something for the whole machine.
     Effect(Effect),
 }
@@ -188,6 +190,7 @@ impl Vcpu {
         match self.run_once(bus) {
             Ok(Step::Effect(Effect::Reset)) => ending.reset(),
             Ok(Step::Effect(Effect::Said(event))) => ending.guest_said(event),
+            Ok(Step::TripleFault) => ending.triple_fault(self.id),
             Ok(Step::Effect(Effect::PowerOff)) => ending.end(Ok(Exit::PowerOff)),
             Ok(step) => return step,
             Err(error) => ending.end(Err(RunError::Vcpu(error))),
@@ -214,10 +217,8 @@ impl Vcpu {
                 bus.mmio_write(address, data);
                 Ok(Step::Done)
             }
-            // A triple fault.
-            Ok(VcpuExit::Shutdown | VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => {
-                Ok(Step::Effect(Effect::Reset))
-            }
+            Ok(VcpuExit::Shutdown) => Ok(Step::TripleFault),
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => Ok(Step::Effect(Effect::Reset)),
             Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => {
                 Ok(Step::Effect(Effect::PowerOff))
             }

@@ -81,6 +81,13 @@ impl Machine {
         Finished::of(self.command(options).output().unwrap())
     }
 
+    /// `ampoule vm VERB` with `options`, in the machine's folder.
+    pub fn verb(&self, verb: &str, options: &[&str]) -> Command {
+        let mut command = Command::new(BIN);
+        command.args(["vm", verb]).args(options).current_dir(&self.folder).stdin(Stdio::null());
+        command
+    }
+
     /// Starts the machine with pipes.
     pub fn spawn(&self, options: &[&str]) -> Child {
         self.command(options)

@@ -12,4 +12,5 @@ mod endings;
 mod kernels;
 mod machine;
 mod network;
+mod snapshot;
 mod vsock;

@@ -36,10 +36,10 @@ pub enum SnapshotError {
         source: io::Error,
     },
     /// the state
-    #[error("the snapshot's state cannot be used")]
+    #[error("the snapshot's state")]
     Format(#[from] FormatError),
     /// the memory
-    #[error("the snapshot's memory cannot be used")]
+    #[error("the snapshot's memory")]
     Memory(#[from] MemoryError),
     /// it was made on a processor that is not this host's
     #[error(

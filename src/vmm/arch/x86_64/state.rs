@@ -131,7 +131,7 @@ impl VcpuState {
             };
             // Some that can be read cannot be written, not even with the value that they have.
             let has = read_msrs(fd, &[stopped_at.index]).map_err(refused)?;
-            if !has.first().is_some_and(|msr| msr.data == stopped_at.data) {
+            if has.first().is_none_or(|msr| msr.data != stopped_at.data) {
                 let kvm_msr_entry { index: msr, data: value, .. } = *stopped_at;
                 return Err(StateError::Msr { vcpu: id, msr, value });
             }

@@ -170,6 +170,8 @@ impl SerialEvents for Drained {
 struct Stdout {
     file: ManuallyDrop<File>,
     pending: Vec<u8>,
+    /// Nobody took what waits when this thread was last asked to do something else.
+    stuck: bool,
 }
 
 impl Stdout {
@@ -177,33 +179,40 @@ impl Stdout {
         // SAFETY: the descriptor is not closed, so that this is no other owner; on a process
         // without a standard output, writes fail.
         let file = ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDOUT_FILENO) });
-        Self { file, pending: Vec::with_capacity(PENDING_MAX) }
+        Self { file, pending: Vec::with_capacity(PENDING_MAX), stuck: false }
     }
 
     fn push(&mut self, byte: u8) {
         self.pending.push(byte);
-        if byte == b'\n' || self.pending.len() == PENDING_MAX {
+        if byte == b'\n' || self.pending.len() >= PENDING_MAX {
             self.print();
         }
     }
 
-    /// Prints what waits. What nobody takes is dropped; the ring has it.
+    /// Prints what waits. What nobody can take is dropped; the ring has it.
     fn print(&mut self) {
-        let mut rest = self.pending.as_slice();
-        while !rest.is_empty() {
+        self.stuck = false;
+        let mut printed = 0;
+        while let Some(rest) = self.pending.get(printed..).filter(|rest| !rest.is_empty()) {
             match self.file.write(rest) {
-                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                Ok(count) => printed += count,
+                // The one signal that comes here ends or pauses the machine: after a pause, the
+                // rest is printed with what comes next.
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                    self.stuck = true;
+                    break;
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
                     if poll(&mut fds, PollTimeout::NONE).is_err() {
+                        self.stuck = true;
                         break;
                     }
                 }
-                // Interrupted too: the one signal that comes here stops this thread.
-                Err(_) => break,
+                Err(_) => printed = self.pending.len(),
             }
         }
-        self.pending.clear();
+        self.pending.drain(..printed.min(self.pending.len()));
     }
 }
 
@@ -244,7 +253,10 @@ impl Write for Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        self.print();
+        // An end is not to wait for a reader that does not read.
+        if self.stdout.as_ref().is_some_and(|stdout| !stdout.stuck) {
+            self.print();
+        }
     }
 }
 
@@ -282,5 +294,39 @@ mod tests {
         assert_eq!(say("$ ", &mut port), None);
         port.write(1, 0);
         assert_eq!(say("reboot: Power down\n", &mut port), Some(Event::PoweredOff));
+    }
+
+    #[test]
+    fn output_that_waits_for_its_reader_outlives_a_pause() {
+        use std::io::Read;
+        use std::os::unix::thread::JoinHandleExt;
+
+        // Installs the handler of the kick.
+        let _ending = crate::vmm::exit::Ending::new().unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let mut reader = File::from(reader);
+        let file = ManuallyDrop::new(File::from(writer));
+        let full = nix::fcntl::fcntl(&*file, nix::fcntl::FcntlArg::F_GETPIPE_SZ).unwrap();
+        let mut filler = vec![0; usize::try_from(full).unwrap()];
+        (&*file).write_all(&filler).unwrap();
+
+        let mut stdout = Stdout { file, pending: Vec::new(), stuck: false };
+        let prints = std::thread::spawn(move || {
+            b"a line\n".iter().for_each(|byte| stdout.push(*byte));
+            stdout
+        });
+        while !prints.is_finished() {
+            // SAFETY: the thread is not joined yet.
+            unsafe { libc::pthread_kill(prints.as_pthread_t(), vmm_sys_util::signal::SIGRTMIN()) };
+            std::thread::yield_now();
+        }
+        let mut stdout = prints.join().unwrap();
+        assert!(stdout.stuck);
+        reader.read_exact(&mut filler).unwrap();
+        stdout.print();
+        let mut line = [0; 7];
+        reader.read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"a line\n");
+        drop(ManuallyDrop::into_inner(stdout.file));
     }
 }

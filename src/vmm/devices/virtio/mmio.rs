@@ -107,6 +107,13 @@ pub struct TransportState {
     device: DeviceState,
 }
 
+impl TransportState {
+    /// The device's own fields.
+    pub fn device(&self) -> &DeviceState {
+        &self.device
+    }
+}
+
 /// A queue as the driver sets it up.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct QueueSetup {

@@ -73,6 +73,14 @@ pub enum RestoreError {
         /// the feature bits
         missing: u64,
     },
+    /// the driver knows the disk by its size
+    #[error("the disk has {found} sectors, the saved one had {saved}")]
+    DiskSize {
+        /// sectors of 512 bytes that the driver knows
+        saved: u64,
+        /// those of what is plugged in
+        found: u64,
+    },
     /// registers that no driver can have written
     #[error("its registers make no sense: {0}")]
     Registers(&'static str),

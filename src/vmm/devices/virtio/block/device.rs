@@ -188,7 +188,8 @@ impl VirtioDevice for Block {
             self.disk.make_slot(sectors);
             self.config = config_space(sectors);
         } else if sectors != self.disk.sectors() {
-            return Err(RestoreError::Registers("the disk has another size than the saved one"));
+            let found = self.disk.sectors();
+            return Err(RestoreError::DiskSize { saved: sectors, found });
         }
         Ok(())
     }

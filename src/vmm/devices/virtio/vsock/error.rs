@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::socket_file::SocketFileError;
+
 /// A vsock device that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum VsockError {
@@ -17,19 +19,10 @@ pub enum VsockError {
         /// the limit
         max: usize,
     },
-    /// another monitor
-    #[error("vsock socket {path}: somebody listens on it already")]
-    InUse {
-        /// the socket
-        path: PathBuf,
-    },
-    /// something that must not be replaced
-    #[error("vsock socket {path}: exists and is not a socket")]
-    NotASocket {
-        /// the path
-        path: PathBuf,
-    },
-    /// no permission, no such directory, …
+    /// it cannot be made
+    #[error("vsock")]
+    File(#[from] SocketFileError),
+    /// it cannot be taken over
     #[error("vsock socket {path}: cannot {what}")]
     Socket {
         /// the socket

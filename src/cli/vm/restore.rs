@@ -1,0 +1,162 @@
+//! `ampoule vm restore`: lets a machine go on from its snapshot.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::devices::{Disk, Net};
+use super::wait::Attendance;
+use super::{MEMORY, STATE};
+use crate::cli::Failure;
+use crate::vmm::config::{SerialMode, VsockConfig};
+use crate::vmm::devices::virtio::DeviceState;
+use crate::vmm::machine::Machine;
+use crate::vmm::snapshot::Snapshot;
+use crate::vmm::snapshot::state::{MachineState, Plugs};
+
+/// Let a machine go on from its snapshot
+///
+/// Exit status: as that of `ampoule vm run`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The machine gets as many disks and network devices as the snapshot's had, and a \
+    vsock device if that had one; the snapshot itself names nothing of the host. The disks must hold \
+    what they held when the snapshot was made. Any number of machines can be restored from one \
+    snapshot."
+)]
+pub struct Args {
+    /// Folder made by `ampoule vm snapshot`
+    folder: PathBuf,
+    /// Disk image or block device in place of the snapshot's, read-only with ",ro"; /dev/vda first
+    #[arg(long = "disk", value_name = "PATH[,ro]")]
+    disks: Vec<Disk>,
+    /// Existing tap interface in place of the snapshot's; eth0 first
+    #[arg(long = "net", value_name = "tap=NAME[,mac=M]")]
+    nets: Vec<Net>,
+    /// Unix socket of the host side of the guest's vsock device
+    #[arg(long, value_name = "PATH")]
+    vsock: Option<PathBuf>,
+    /// Socket to make for `ampoule vm snapshot`, `pause` and `resume`
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Put the guest's serial console on standard input and output; on a terminal, Ctrl-A x stops
+    /// the machine
+    #[arg(long)]
+    serial: bool,
+}
+
+/// A snapshot that no machine can be made of with what was given.
+#[derive(Debug, thiserror::Error)]
+enum RestoreError {
+    #[error("{} is no snapshot: cannot open its {name}", folder.display())]
+    Open {
+        folder: PathBuf,
+        name: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the snapshot's machine has {saved} {what}, {given} were given ({option})")]
+    Count { what: &'static str, saved: usize, given: usize, option: &'static str },
+    #[error("the snapshot's machine has a vsock device, which needs a socket (--vsock)")]
+    NoVsock,
+    #[error("the snapshot's machine has no vsock device (--vsock)")]
+    Vsock,
+    #[error("the guest knows its network device {index} by the address {saved}, which stays")]
+    Mac { index: usize, saved: String },
+}
+
+/// Restores, waits, reports.
+pub fn run(args: Args) -> Result<ExitCode, Failure> {
+    let attendance = Attendance::new(args.control.as_deref())?;
+    let snapshot = Snapshot::read(&open(&args.folder, STATE)?, open(&args.folder, MEMORY)?)?;
+    let plugs = plugs(args, &snapshot.state)?;
+    snapshot.verify_memory()?;
+    let serial = plugs.serial;
+    attendance.run(Machine::restore(snapshot, plugs)?, serial)
+}
+
+fn open(folder: &Path, name: &'static str) -> Result<File, RestoreError> {
+    let mut options = File::options();
+    // A pipe in its place would otherwise wait for somebody who writes to it.
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let open = |source| RestoreError::Open { folder: folder.into(), name, source };
+    options.open(folder.join(name)).map_err(open)
+}
+
+/// What is plugged in: everything of the host's that the machine had, nothing that it had not.
+fn plugs(args: Args, state: &MachineState) -> Result<Plugs, RestoreError> {
+    let saved = &state.config;
+    let count = |what, saved, given, option| {
+        if saved == given {
+            return Ok(());
+        }
+        Err(RestoreError::Count { what, saved, given, option })
+    };
+    count("disks", saved.disks.len(), args.disks.len(), "--disk")?;
+    count("network devices", saved.nets.len(), args.nets.len(), "--net")?;
+    let vsock = match (&saved.vsock, args.vsock) {
+        (None, None) => None,
+        (None, Some(_)) => return Err(RestoreError::Vsock),
+        (Some(_), None) => return Err(RestoreError::NoVsock),
+        (Some(saved), Some(uds_path)) => {
+            Some(VsockConfig { guest_cid: saved.guest_cid, uds_path, listener: None })
+        }
+    };
+    let known = state.devices.iter().filter_map(|device| match device.device() {
+        DeviceState::Net { mac } => Some(*mac),
+        _ => None,
+    });
+    for (index, (net, known)) in args.nets.iter().zip(known).enumerate() {
+        if net.0.mac.is_some_and(|mac| mac != known) {
+            let saved = known.map(|byte| format!("{byte:02x}")).join(":");
+            return Err(RestoreError::Mac { index, saved });
+        }
+    }
+    Ok(Plugs {
+        disks: args.disks.into_iter().map(|disk| disk.0).collect(),
+        nets: args.nets.into_iter().map(|net| net.0).collect(),
+        vsock,
+        serial: if args.serial { SerialMode::Stdio } else { SerialMode::Off },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vmm::config::DiskConfig;
+    use crate::vmm::snapshot::state::testing::state;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn with(state: &MachineState, line: &str) -> Result<Plugs, RestoreError> {
+        let words = ["restore", "folder"].into_iter().chain(line.split_whitespace());
+        plugs(Command::try_parse_from(words).unwrap().args, state)
+    }
+
+    #[test]
+    fn every_device_of_the_hosts_is_named_and_no_other() {
+        let mut state = state();
+        assert!(matches!(with(&state, "--disk d"), Err(RestoreError::Count { saved: 0, .. })));
+        assert!(matches!(with(&state, "--net tap=t"), Err(RestoreError::Count { given: 1, .. })));
+        assert!(matches!(with(&state, "--vsock v"), Err(RestoreError::Vsock)));
+        with(&state, "").unwrap();
+
+        let saved = DiskConfig { path: Some("/saved".into()), read_only: true, serial: None };
+        state.config.disks.push(saved);
+        state.config.vsock =
+            Some(VsockConfig { guest_cid: 7, uds_path: "/saved".into(), listener: None });
+        assert!(matches!(with(&state, "--vsock v"), Err(RestoreError::Count { given: 0, .. })));
+        assert!(matches!(with(&state, "--disk d"), Err(RestoreError::NoVsock)));
+        let plugs = with(&state, "--disk d --vsock v").unwrap();
+        assert_eq!(plugs.disks[0].path.as_deref(), Some(Path::new("d")));
+        let vsock = plugs.vsock.unwrap();
+        assert_eq!((vsock.guest_cid, vsock.uds_path), (7, "v".into()));
+    }
+}

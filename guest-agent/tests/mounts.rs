@@ -9,7 +9,7 @@ use ampoule_protocol::SHARES;
 use ampoule_protocol::message::{
     ErrorKind, HookState, ProcessId, Request, RootfsSource, Stdio, WritableLayer,
 };
-use sandbox::{Sandbox, can_map_ids, can_run, changed};
+use sandbox::{Sandbox, can_map_ids, can_run, changed, push};
 use serde_json::{Value, json};
 
 /// The output of a shell script that has to succeed.
@@ -23,7 +23,7 @@ fn output(sandbox: &Sandbox, script: &str, change: impl FnOnce(&mut Value)) -> S
 }
 
 fn add(spec: &mut Value, mount: Value) {
-    spec["mounts"].as_array_mut().unwrap().push(mount);
+    push(&mut spec["mounts"], mount);
 }
 
 /// The error of a container that cannot be created.

@@ -3,7 +3,7 @@
 mod sandbox;
 
 use ampoule_protocol::message::{ErrorKind, ProcessId, Request, Stdio};
-use sandbox::{Sandbox, can_map_ids, can_run, changed};
+use sandbox::{Sandbox, can_map_ids, can_run, changed, push};
 use serde_json::{Value, json};
 
 /// The output of a shell script that has to succeed.
@@ -17,7 +17,7 @@ fn output(sandbox: &Sandbox, script: &str, change: impl FnOnce(&mut Value)) -> S
 }
 
 fn add(spec: &mut Value, namespace: Value) {
-    spec["linux"]["namespaces"].as_array_mut().unwrap().push(namespace);
+    push(&mut spec["linux"]["namespaces"], namespace);
 }
 
 /// Container ids 0 to 65535 are others outside.

@@ -409,6 +409,11 @@ pub fn spec(args: &[&str]) -> Value {
     })
 }
 
+/// Adds to a list of a spec.
+pub fn push(list: &mut Value, item: Value) {
+    list.as_array_mut().unwrap().push(item);
+}
+
 /// A spec, changed.
 pub fn changed(args: &[&str], change: impl FnOnce(&mut Value)) -> Box<oci_spec::runtime::Spec> {
     let mut value = spec(args);

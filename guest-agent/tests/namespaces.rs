@@ -142,6 +142,8 @@ fn users_are_others_outside() {
     // Nothing of it is the guest's root outside.
     let pid = sleeper(&sandbox, "outside", |spec| {
         with_users(spec);
+        add(spec, json!({"type": "time"}));
+        spec["linux"]["timeOffsets"] = json!({"boottime": {"secs": 1_000_000}});
         spec["process"]["user"] = json!({"uid": 7, "gid": 8, "additionalGids": [9]});
     });
     let status = sandbox.read(&format!("/proc/{pid}/status"));
@@ -155,7 +157,8 @@ fn users_are_others_outside() {
     // A further process has the same users, and pipes that are its own.
     let (stdio, pipes) = sandbox.pipes();
     let rpc = sandbox.rpc();
-    let script = "id -u; for p in self 1; do readlink /proc/$p/ns/user; done | uniq | wc -l; echo x > /dev/stdout";
+    let script = "id -u; for p in self 1; do readlink /proc/$p/ns/user; done | uniq | wc -l; \
+                  test $(cut -d. -f1 /proc/uptime) -gt 1000000 && echo x > /dev/stdout";
     rpc.created(Request::Exec(Box::new(sandbox::exec(
         "outside",
         "p",

@@ -45,6 +45,7 @@ pub fn enter(around: &Around, stdio: &[OwnedFd]) -> Result<Staged> {
     let spec = &around.spec;
     let namespaces = Namespaces::of(spec)?;
     namespaces::join_others(&namespaces)?;
+    namespaces::unshare_time(spec, namespaces.new)?;
     let users = namespaces::user(spec, &namespaces)?;
 
     unshare(CloneFlags::CLONE_NEWNS).doing(|| "make a mount namespace")?;
@@ -58,7 +59,7 @@ pub fn enter(around: &Around, stdio: &[OwnedFd]) -> Result<Staged> {
         users.enter()?;
         root = rootfs::move_into_own_namespace()?;
     }
-    namespaces::unshare_new(spec, namespaces.new - CloneFlags::CLONE_NEWNS)?;
+    namespaces::unshare_new(namespaces.new - CloneFlags::CLONE_NEWNS)?;
     Ok(Staged { namespaces, root, sources, devices })
 }
 

@@ -39,14 +39,21 @@ pub fn join_others(namespaces: &Namespaces) -> Result<()> {
     Ok(())
 }
 
-/// Moves this process, and for the pid and the time namespace its children, into new namespaces.
-pub fn unshare_new(spec: &Spec, flags: CloneFlags) -> Result<()> {
-    let flags = flags - CloneFlags::CLONE_NEWUSER;
-    unshare(flags).doing(|| format!("make the namespaces {flags:?}"))?;
-    match spec.linux() {
-        Some(linux) if flags.contains(TIME) => set_clocks(linux),
-        _ => Ok(()),
-    }
+/// Moves this process, and for the pid namespace its children, into new namespaces, which belong
+/// to the user namespace that it is in.
+pub fn unshare_new(flags: CloneFlags) -> Result<()> {
+    let flags = flags - CloneFlags::CLONE_NEWUSER - TIME;
+    unshare(flags).doing(|| format!("make the namespaces {flags:?}"))
+}
+
+/// Moves this process's children into a new time namespace. It belongs to the guest's root: nobody
+/// else may set its clocks, which this process's file in `/proc` is for.
+pub fn unshare_time(spec: &Spec, flags: CloneFlags) -> Result<()> {
+    let Some(linux) = spec.linux().as_ref().filter(|_| flags.contains(TIME)) else {
+        return Ok(());
+    };
+    unshare(TIME).doing(|| "make a time namespace")?;
+    set_clocks(linux)
 }
 
 /// Before the first process of the time namespace: it is fixed from then on.

@@ -42,7 +42,7 @@ pub fn boot() -> Result<()> {
     mount_on("/sys", "sysfs", nodev, "")?;
     mount_on("/sys/fs/cgroup", "cgroup2", nodev, "")?;
     mount_on("/run", "tmpfs", nodev, "mode=0755")?;
-    fs::create_dir(setup::STAGE).doing(|| format!("make {}", setup::STAGE))?;
+    fs::create_dir_all(setup::STAGE).doing(|| format!("make {}", setup::STAGE))?;
     setup::loopback_up()?;
     set_limits()
 }

@@ -9,7 +9,8 @@
 //! | [`spec`] | what of the OCI specification is honoured, and what is refused |
 //! | [`setup`] | the stage that becomes a container's process |
 //! | [`snapshot`] | what a guest does before a snapshot and after it |
-//! | [`identity`], [`random`], [`disks`] | what no two guests may share; disks by serial number |
+//! | [`identity`], [`random`] | what no two guests may share |
+//! | [`disks`], [`shares`] | disks by serial number, the host's file systems by tag |
 //! | [`cgroup`] | limits, kills, and news of memory that ran out |
 //! | [`streams`], [`relay`] | stdio: pairing with connections, copying |
 //! | [`reaper`], [`watch`] | ended children; the main loop |
@@ -32,6 +33,7 @@ mod reaper;
 mod relay;
 mod server;
 mod setup;
+mod shares;
 mod shutdown;
 mod snapshot;
 mod spec;
@@ -49,6 +51,7 @@ use error::{Doing, Result};
 use host::Host;
 use identity::Identity;
 use reaper::Reaper;
+use shares::Shares;
 use shutdown::Ending;
 use streams::Streams;
 use transport::Transport;
@@ -62,6 +65,7 @@ struct Agent {
     watcher: Watcher,
     host: Host,
     disks: Disks,
+    shares: Shares,
     identity: Identity,
     held: snapshot::Held,
     /// The agent's own binary, run anew as the setup stage.
@@ -122,6 +126,7 @@ fn run(transport: &Transport, ending: Ending, entered_us: u64) -> Result<()> {
         watcher: Watcher::new(),
         host: Host::new(),
         disks: Disks::new(),
+        shares: Shares::new(),
         identity,
         program,
         held: snapshot::Held::new(),

@@ -129,6 +129,14 @@ fn answer(agent: &'static Agent, request: Request, mut body: Vec<u8>) -> Result<
         Request::Processes { container } => {
             container::processes(agent, &container).map(|pids| Reply::Processes { pids })
         }
+        Request::Update { container, resources } => {
+            container::update(agent, &container, &resources).map(|()| Reply::Done)
+        }
+        Request::Pause { container } => container::pause(agent, &container).map(|()| Reply::Done),
+        Request::Resume { container } => container::resume(agent, &container).map(|()| Reply::Done),
+        Request::Stats { container } => {
+            container::stats(agent, &container).map(|stats| Reply::Stats(Box::new(stats)))
+        }
         Request::Delete { container } => container::delete(agent, &container).map(|()| Reply::Done),
         Request::Shutdown => {
             shutdown::prepare(agent);

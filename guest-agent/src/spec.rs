@@ -2,12 +2,16 @@
 //! either done or refused here by its name, nothing is ignored.
 //!
 //! Annotations mean nothing to a runtime, `root.path` and `linux.cgroupsPath` name places on the
-//! host: these three are not looked at.
+//! host, the hooks `prestart`, `createRuntime`, `poststart` and `poststop` are the host's to run:
+//! these are not looked at.
+
+use std::path::Path;
 
 use nix::sched::CloneFlags;
-use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType, Mount, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Process, Spec};
 
 use crate::error::{Error, Result};
+use crate::setup;
 
 /// Checks a container's spec and returns its first process.
 ///
@@ -22,20 +26,26 @@ pub fn check(spec: &Spec) -> Result<&Process> {
         ("windows", spec.windows().is_some()),
         ("vm", spec.vm().is_some()),
         ("zos", spec.zos().is_some()),
-        ("hooks", spec.hooks().as_ref().is_some_and(has_hooks)),
     ] {
         refuse(asked, name)?;
     }
     check_process(process)?;
-    check_namespaces(linux)?;
+    let namespaces = Namespaces::of(spec)?;
+    check_namespaces(linux, &namespaces)?;
     check_linux(linux)?;
-    let own = namespaces(spec);
+    setup::check_hooks(spec)?;
+    setup::check_devices(spec)?;
+    setup::propagation(spec)?;
+    if let Some(seccomp) = linux.seccomp() {
+        setup::check_seccomp(seccomp)?;
+    }
+    let own = namespaces.all();
     let named = spec.hostname().is_some() || spec.domainname().is_some();
     if named && !own.contains(CloneFlags::CLONE_NEWUTS) {
         return Err(Error::Invalid("hostname needs a uts namespace".into()));
     }
     for mount in spec.mounts().iter().flatten() {
-        check_mount(mount)?;
+        setup::check_mount(mount)?;
     }
     Ok(process)
 }
@@ -55,19 +65,89 @@ pub fn check_process(process: &Process) -> Result<()> {
     for (name, asked) in [
         ("apparmorProfile", is_set(process.apparmor_profile())),
         ("selinuxLabel", is_set(process.selinux_label())),
-        ("ioPriority", process.io_priority().is_some()),
-        ("scheduler", process.scheduler().is_some()),
-        ("execCPUAffinity", process.exec_cpu_affinity().is_some()),
     ] {
         refuse(asked, &format!("process.{name}"))?;
     }
     Ok(())
 }
 
-/// The namespaces that the container gets for itself.
-pub fn namespaces(spec: &Spec) -> CloneFlags {
-    let named = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    named.into_iter().flatten().map(|namespace| flag(namespace.typ())).collect()
+/// The namespaces that a spec names.
+#[derive(Debug)]
+pub struct Namespaces {
+    /// Those that the container gets for itself.
+    pub new: CloneFlags,
+    /// Those that it shares with a process of this guest.
+    pub joined: Vec<Joined>,
+}
+
+/// A namespace of a process.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// Which one: a single `CLONE_NEW*`.
+    pub kind: CloneFlags,
+    /// The process, in the guest's outermost pid namespace.
+    pub pid: i32,
+    /// Its name in `/proc/PID/ns`.
+    name: &'static str,
+}
+
+impl Joined {
+    /// The file that stands for it.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/ns/{}", self.pid, self.name)
+    }
+}
+
+impl Namespaces {
+    /// # Errors
+    /// One is named twice, or cannot be joined.
+    pub fn of(spec: &Spec) -> Result<Self> {
+        let named = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let mut found = Self { new: CloneFlags::empty(), joined: Vec::new() };
+        for namespace in named.into_iter().flatten() {
+            let kind = flag(namespace.typ());
+            if found.all().contains(kind) {
+                return Err(Error::Invalid(format!("two {} namespaces", namespace.typ())));
+            }
+            match namespace.path().as_deref().filter(|path| !path.as_os_str().is_empty()) {
+                None => found.new |= kind,
+                Some(path) => found.joined.push(join(namespace.typ(), path)?),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Those that are not the guest's own.
+    pub fn all(&self) -> CloneFlags {
+        self.joined.iter().fold(self.new, |all, joined| all | joined.kind)
+    }
+}
+
+/// Only namespaces of this guest can be joined: those of a process in it.
+fn join(kind: LinuxNamespaceType, path: &Path) -> Result<Joined> {
+    let name = match kind {
+        // Its root is another container's: there is no place for this one's root file system.
+        LinuxNamespaceType::Mount => {
+            return Err(Error::Unsupported(format!("joining the mount namespace {path:?}")));
+        }
+        LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Uts => "uts",
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::User => "user",
+        LinuxNamespaceType::Pid => "pid",
+        LinuxNamespaceType::Network => "net",
+        LinuxNamespaceType::Time => "time",
+    };
+    let pid = path.to_str().and_then(|path| {
+        let pid = path.strip_prefix("/proc/")?.strip_suffix(name)?.strip_suffix("/ns/")?;
+        pid.parse::<i32>().ok().filter(|pid| *pid > 0)
+    });
+    match pid {
+        Some(pid) => Ok(Joined { kind: flag(kind), pid, name }),
+        None => Err(Error::Unsupported(format!(
+            "joining {path:?}, which is no {name} namespace of this sandbox (/proc/PID/ns/{name}),"
+        ))),
+    }
 }
 
 fn flag(namespace: LinuxNamespaceType) -> CloneFlags {
@@ -83,60 +163,43 @@ fn flag(namespace: LinuxNamespaceType) -> CloneFlags {
     }
 }
 
-fn check_namespaces(linux: &Linux) -> Result<()> {
-    let mut seen = CloneFlags::empty();
-    for namespace in linux.namespaces().iter().flatten() {
-        let kind = namespace.typ();
-        if namespace.path().is_some() {
-            return Err(Error::Unsupported(format!("joining a {kind} namespace")));
-        }
-        if matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Time) {
-            return Err(Error::Unsupported(format!("a {kind} namespace")));
-        }
-        if seen.contains(flag(kind)) {
-            return Err(Error::Invalid(format!("two {kind} namespaces")));
-        }
-        seen |= flag(kind);
-    }
-    if !seen.contains(CloneFlags::CLONE_NEWNS) {
+fn check_namespaces(linux: &Linux, namespaces: &Namespaces) -> Result<()> {
+    if !namespaces.new.contains(CloneFlags::CLONE_NEWNS) {
         return Err(Error::Unsupported("a container without a mount namespace".into()));
     }
-    Ok(())
+    let is_some = |mappings: &Option<Vec<LinuxIdMapping>>| {
+        mappings.as_ref().is_some_and(|mappings| !mappings.is_empty())
+    };
+    let mapped = is_some(linux.uid_mappings()) || is_some(linux.gid_mappings());
+    if mapped && !namespaces.all().contains(CloneFlags::CLONE_NEWUSER) {
+        return Err(Error::Invalid("linux.uidMappings need a user namespace".into()));
+    }
+    let has_clocks = linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty());
+    let time = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
+    if has_clocks && !namespaces.new.contains(time) {
+        return Err(Error::Invalid("linux.timeOffsets need a new time namespace".into()));
+    }
+    setup::check_clocks(linux)
 }
 
 fn check_linux(linux: &Linux) -> Result<()> {
     for (name, asked) in [
         ("netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
-        ("uidMappings", linux.uid_mappings().as_ref().is_some_and(|m| !m.is_empty())),
-        ("gidMappings", linux.gid_mappings().as_ref().is_some_and(|m| !m.is_empty())),
-        ("seccomp", linux.seccomp().is_some()),
         ("mountLabel", linux.mount_label().as_ref().is_some_and(|label| !label.is_empty())),
         ("intelRdt", linux.intel_rdt().is_some()),
         ("memoryPolicy", linux.memory_policy().is_some()),
-        ("timeOffsets", linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty())),
+        (
+            "personality.flags",
+            linux
+                .personality()
+                .as_ref()
+                .and_then(|personality| personality.flags().as_ref())
+                .is_some_and(|flags| !flags.is_empty()),
+        ),
     ] {
         refuse(asked, &format!("linux.{name}"))?;
     }
     Ok(())
-}
-
-fn check_mount(mount: &Mount) -> Result<()> {
-    let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
-    refuse(mapped, &format!("an id-mapped mount ({})", mount.destination().display()))
-}
-
-fn has_hooks(hooks: &Hooks) -> bool {
-    let prestart = hooks.prestart();
-    [
-        prestart,
-        hooks.create_runtime(),
-        hooks.create_container(),
-        hooks.start_container(),
-        hooks.poststart(),
-        hooks.poststop(),
-    ]
-    .into_iter()
-    .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
 }
 
 fn refuse(asked: bool, name: &str) -> Result<()> {
@@ -166,18 +229,43 @@ mod tests {
     fn a_plain_spec_is_taken() {
         let spec = spec(|_| ());
         check(&spec).unwrap();
-        assert_eq!(namespaces(&spec), CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID);
+        let namespaces = Namespaces::of(&spec).unwrap();
+        assert_eq!(namespaces.new, CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID);
+        assert_eq!(namespaces.joined, []);
+    }
+
+    #[test]
+    fn namespaces_of_the_guests_processes_can_be_joined() {
+        let spec = spec(|json| {
+            json["linux"]["namespaces"][1]["path"] = json!("/proc/42/ns/pid");
+        });
+        let namespaces = Namespaces::of(&spec).unwrap();
+        let expected = Joined { kind: CloneFlags::CLONE_NEWPID, pid: 42, name: "pid" };
+        assert_eq!((namespaces.new, namespaces.joined), (CloneFlags::CLONE_NEWNS, vec![expected]));
+        for path in ["/proc/42/ns/net", "/proc/self/ns/pid", "/proc/0/ns/pid", "/proc/-1/ns/pid"] {
+            assert!(join(LinuxNamespaceType::Pid, Path::new(path)).is_err(), "{path}");
+        }
     }
 
     #[test]
     fn what_is_not_done_is_refused_by_name() {
-        let cases: [(&str, Value, &str); 6] = [
-            ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}), "linux.seccomp"),
-            ("/linux/namespaces/1/path", json!("/proc/1/ns/pid"), "pid namespace"),
-            ("/linux/timeOffsets", json!({"boottime": {"secs": 1}}), "linux.timeOffsets"),
+        let cases: [(&str, Value, &str); 8] = [
+            ("/linux/namespaces/1/path", json!("/var/run/netns/x"), "/var/run/netns/x"),
+            ("/linux/namespaces/0/path", json!("/proc/7/ns/mnt"), "mount namespace"),
+            ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt"),
             ("/process/apparmorProfile", json!("docker-default"), "process.apparmorProfile"),
-            ("/process/scheduler", json!({"policy": "SCHED_IDLE"}), "process.scheduler"),
-            ("/hooks", json!({"poststop": [{"path": "/bin/true"}]}), "hooks"),
+            ("/process/selinuxLabel", json!("a:b:c"), "process.selinuxLabel"),
+            ("/linux/netDevices", json!({"eth1": {}}), "linux.netDevices"),
+            (
+                "/linux/devices",
+                json!([{"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}]),
+                "/dev/sda (8:0)",
+            ),
+            (
+                "/linux/devices",
+                json!([{"path": "/dev/dri/card9", "type": "c", "major": 226, "minor": 9999}]),
+                "/dev/dri/card9 (226:9999)",
+            ),
         ];
         for (pointer, value, name) in cases {
             let spec = spec(|json| {
@@ -197,6 +285,12 @@ mod tests {
             ("/process/args", json!([])),
             ("/process/cwd", json!("relative")),
             ("/hostname", json!("no uts namespace")),
+            ("/linux/uidMappings", json!([{"containerID": 0, "hostID": 1, "size": 1}])),
+            ("/linux/timeOffsets", json!({"boottime": {"secs": 1}})),
+            ("/linux/rootfsPropagation", json!("sometimes")),
+            ("/hooks", json!({"startContainer": [{"path": "relative"}]})),
+            ("/mounts", json!([{"destination": "/x", "type": "tmpfs", "options": ["idmap"]}])),
+            ("/mounts", json!([{"destination": "/x", "type": "bind", "source": "relative"}])),
             ("/linux/namespaces", json!([{"type": "mount"}, {"type": "mount"}])),
         ] {
             let spec = spec(|json| {

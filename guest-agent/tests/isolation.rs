@@ -265,3 +265,20 @@ fn devices_are_out_of_reach_unless_they_are_allowed() {
     });
     assert_eq!(out, "open\n");
 }
+
+#[test]
+fn keys_of_the_agent_are_not_the_containers() {
+    if !can_run() {
+        return;
+    }
+    let sandbox = Sandbox::start();
+    // Without privileges, only what the process possesses is shown.
+    let keyring = || {
+        output(&sandbox, "grep ' keyring .*_ses: ' /proc/keys | cut -d' ' -f1", |spec| {
+            spec["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+        })
+    };
+    let (first, second) = (keyring(), keyring());
+    assert_eq!((first.lines().count(), second.lines().count()), (1, 1), "{first}{second}");
+    assert_ne!(first, second);
+}

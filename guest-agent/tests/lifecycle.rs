@@ -267,12 +267,12 @@ fn what_the_agent_does_not_know_is_unsupported() {
     assert!(matches!(rpc.receive(), Reply::Error(e) if e.kind == ErrorKind::InvalidArgument));
     let mut request = sandbox.request("c", &["true"], Stdio::default());
     request.spec = changed(&["true"], |spec| {
-        spec["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+        spec["linux"]["intelRdt"] = json!({"closID": "guests"});
     });
     let (kind, message) = rpc.error(Request::Create(Box::new(request)));
     assert_eq!(
         (kind, message.as_str()),
-        (ErrorKind::Unsupported, "linux.seccomp is not supported")
+        (ErrorKind::Unsupported, "linux.intelRdt is not supported")
     );
 
     let other = sandbox.raw_rpc();

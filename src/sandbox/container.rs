@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ampoule_protocol::message::{
-    Create, Exec, ExitStatus, ProcessId, Request, Rootfs, RootfsSource, Stdio, UserName, Wake,
-    WritableLayer,
+    Create, Exec, ExitStatus, HookState, ProcessId, Request, Rootfs, RootfsSource, Stdio, UserName,
+    Wake, WritableLayer,
 };
 use nix::sys::signal::Signal;
 
@@ -71,6 +71,7 @@ pub fn start(
             source: RootfsSource::Block { serial: IMAGE_DISK.into(), fstype: "erofs".into() },
             writable: WritableLayer::Tmpfs { size: None },
         },
+        identity: HookState::default(),
         user: made.user.map(|user| UserName { user }),
         stdio: stdio.clone(),
     }));

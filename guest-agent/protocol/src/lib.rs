@@ -27,3 +27,7 @@ pub const RPC_PORT: u32 = 1024;
 
 /// Guest port on which the agent takes stdio streams.
 pub const STREAM_PORT: u32 = 1025;
+
+/// Folder of the guest where the agent mounts shared file systems, each in a folder named by its
+/// tag. The sources of bind mounts name files of a share by their path below it.
+pub const SHARES: &str = "/run/ampoule/shares";

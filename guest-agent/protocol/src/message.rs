@@ -3,9 +3,10 @@
 //! Unknown fields are ignored, so that a field can be added without a new version; unknown
 //! requests are answered with [`ErrorKind::Unsupported`].
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::{Deserialize, Serialize};
 
 /// First message of either side on the ready and on every RPC connection.
@@ -61,6 +62,16 @@ pub enum RootfsSource {
         /// Absolute path in the agent's own mount namespace.
         path: PathBuf,
     },
+    /// A directory of a shared file system (virtio-fs), which the agent mounts below
+    /// [`crate::SHARES`] when it is first asked for.
+    Share {
+        /// Tag that the host gave the device: 1 to 36 of `[A-Za-z0-9_.-]`, not starting with `.`
+        /// or `-`.
+        tag: String,
+        /// Path below the share's own root; no `..`, and no symbolic link leads out of the share.
+        /// Empty: the root itself.
+        path: PathBuf,
+    },
 }
 
 /// What takes the writes to a root file system.
@@ -69,6 +80,9 @@ pub enum RootfsSource {
 pub enum WritableLayer {
     /// None: the container sees the source itself, read-only.
     None,
+    /// The source itself, which has to be [`RootfsSource::Share`] or [`RootfsSource::Directory`].
+    /// `root.readonly` of the spec still holds.
+    Source,
     /// An overlay whose upper directory is on a tmpfs.
     Tmpfs {
         /// Size limit in bytes; the guest's default (half its memory) where absent.
@@ -100,7 +114,13 @@ pub struct Create {
     /// `.` or `-`.
     pub container: String,
     /// The OCI `config.json`. `root.path` is ignored, the root file system is [`Create::rootfs`].
+    ///
+    /// Sources of bind mounts are paths of the guest; those below [`crate::SHARES`]`/TAG` are paths
+    /// of the share TAG, under the rules of [`RootfsSource::Share`].
     pub spec: Box<Spec>,
+    /// What hooks that run in the guest are told about the container.
+    #[serde(default)]
+    pub identity: HookState,
     /// Its root file system.
     pub rootfs: Rootfs,
     /// Replaces the spec's uid, gid and additional groups where given.
@@ -109,6 +129,17 @@ pub struct Create {
     /// Streams of its first process.
     #[serde(default)]
     pub stdio: Stdio,
+}
+
+/// What the host knows of a container and hooks want to: parts of the specification's state.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookState {
+    /// The container's ID as the caller of the runtime knows it; [`Create::container`] where empty.
+    #[serde(default)]
+    pub id: String,
+    /// Path of the bundle on the host.
+    #[serde(default)]
+    pub bundle: PathBuf,
 }
 
 /// A further process in a running container.
@@ -240,6 +271,29 @@ pub enum Request {
         /// The container.
         container: String,
     },
+    /// Change the limits of a container. What the resources do not name stays as it is; device rules
+    /// stay in any case. [`Reply::Done`].
+    Update {
+        /// The container.
+        container: String,
+        /// `linux.resources` of the specification.
+        resources: Box<LinuxResources>,
+    },
+    /// Freeze all processes of a container. [`Reply::Done`] once they stand still.
+    Pause {
+        /// The container.
+        container: String,
+    },
+    /// The end of [`Request::Pause`]. [`Reply::Done`].
+    Resume {
+        /// The container.
+        container: String,
+    },
+    /// What a container uses. [`Reply::Stats`].
+    Stats {
+        /// The container.
+        container: String,
+    },
     /// Forget an ended container: kill what is left, unmount, remove its cgroup. [`Reply::Done`].
     Delete {
         /// The container.
@@ -306,8 +360,92 @@ pub enum Reply {
         /// The pids.
         pids: Vec<i32>,
     },
+    /// What the container uses.
+    Stats(Box<Stats>),
     /// It could not be done.
     Error(AgentError),
+}
+
+/// What a container uses, as its control group of version 2 counts it. What the guest's kernel does
+/// not count is absent or 0.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stats {
+    /// `cpu.stat`, every line: times in microseconds.
+    pub cpu: BTreeMap<String, u64>,
+    /// Memory.
+    pub memory: MemoryStats,
+    /// `pids.current`.
+    pub pids: Usage,
+    /// `io.stat`.
+    pub io: Vec<IoStats>,
+    /// `hugetlb.SIZE.*` by page size, such as `2MB`: usage in bytes.
+    pub hugetlb: BTreeMap<String, Usage>,
+    /// Pressure stall information by controller: `cpu`, `memory`, `io`.
+    pub pressure: BTreeMap<String, Pressure>,
+}
+
+/// A number that is used of a number that may be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// Now.
+    pub current: u64,
+    /// At most until now, where that is counted.
+    pub peak: Option<u64>,
+    /// The limit; none where there is none.
+    pub limit: Option<u64>,
+    /// How often the limit was in the way.
+    pub failures: u64,
+}
+
+/// Memory of a container, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryStats {
+    /// `memory.current`, `.peak`, `.max`, and `max` of `memory.events`.
+    pub usage: Usage,
+    /// The same of `memory.swap`: without memory, as version 2 counts it.
+    pub swap: Usage,
+    /// `memory.stat`, every line.
+    pub stat: BTreeMap<String, u64>,
+}
+
+/// What a container read from and wrote to one disk of the guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IoStats {
+    /// Major number of the disk.
+    pub major: u32,
+    /// Minor number of the disk.
+    pub minor: u32,
+    /// The line's numbers: `rbytes`, `wbytes`, `dbytes` (discarded) in bytes, `rios`, `wios`,
+    /// `dios` in operations.
+    pub counts: BTreeMap<String, u64>,
+}
+
+/// Time that tasks waited for a resource.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pressure {
+    /// At least one task waited.
+    pub some: PressureLine,
+    /// All tasks waited.
+    pub full: PressureLine,
+}
+
+/// A line of pressure stall information.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PressureLine {
+    /// Share of the last 10 seconds, in hundredths of a percent.
+    pub avg10: u32,
+    /// Share of the last 60 seconds, in hundredths of a percent.
+    pub avg60: u32,
+    /// Share of the last 300 seconds, in hundredths of a percent.
+    pub avg300: u32,
+    /// In all, in microseconds.
+    pub total: u64,
 }
 
 /// What the agent tells without being asked, on the ready connection.

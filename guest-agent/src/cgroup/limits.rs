@@ -55,7 +55,10 @@ pub fn plan(resources: &LinuxResources) -> Result<Plan> {
         if size.is_empty() || !size.chars().all(|c| c.is_ascii_alphanumeric()) {
             return Err(Error::Invalid(format!("hugepage size {size:?}")));
         }
+        // Pages are reserved before they are used: without the second limit, what is beyond the
+        // first kills by a signal instead of failing.
         plan.add(format!("hugetlb.{size}.max"), huge.limit());
+        plan.add(format!("hugetlb.{size}.rsvd.max"), huge.limit());
     }
     if resources.network().as_ref().is_some_and(|network| *network != <_>::default()) {
         return Err(unsupported("network"));
@@ -77,6 +80,14 @@ fn plan_memory(plan: &mut Plan, memory: &LinuxMemory) -> Result<()> {
     }
     if memory.swappiness().is_some() {
         return Err(unsupported("memory.swappiness"));
+    }
+    for (name, limit) in
+        [("memory.kernel", memory.kernel()), ("memory.kernelTCP", memory.kernel_tcp())]
+    {
+        // -1 is no limit, which is what there is.
+        if limit.is_some_and(|limit| limit > 0) {
+            return Err(unsupported(name));
+        }
     }
     plan.add_some("memory.max", memory.limit().filter(|l| *l != 0).map(bytes));
     plan.add_some("memory.low", memory.reservation().filter(|r| *r != 0).map(bytes));
@@ -139,11 +150,17 @@ fn plan_io(plan: &mut Plan, io: &LinuxBlockIo) -> Result<()> {
     if io.leaf_weight().is_some_and(|w| w != 0) {
         return Err(unsupported("blockIO.leafWeight"));
     }
-    if io.weight_device().as_ref().is_some_and(|devices| !devices.is_empty()) {
-        return Err(unsupported("blockIO.weightDevice"));
-    }
     if let Some(weight) = io.weight().filter(|w| *w != 0) {
         plan.add("io.weight", format!("default {}", io_weight(weight)));
+    }
+    for device in io.weight_device().iter().flatten() {
+        if device.leaf_weight().is_some_and(|w| w != 0) {
+            return Err(unsupported("blockIO.weightDevice.leafWeight"));
+        }
+        if let Some(weight) = device.weight().filter(|w| *w != 0) {
+            let (major, minor, weight) = (device.major(), device.minor(), io_weight(weight));
+            plan.add("io.weight", format!("{major}:{minor} {weight}"));
+        }
     }
     let throttles = [
         ("rbps", io.throttle_read_bps_device()),
@@ -245,9 +262,25 @@ mod tests {
     }
 
     #[test]
+    fn huge_pages_are_limited_when_reserved_and_when_used() {
+        let writes = planned(r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}"#).unwrap();
+        let files = ["hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"];
+        assert_eq!(writes, files.map(|file| (file.to_owned(), "4194304".to_owned())));
+        assert!(planned(r#"{"hugepageLimits":[{"pageSize":"../x","limit":1}]}"#).is_err());
+    }
+
+    #[test]
+    fn disks_are_weighed_apart() {
+        let one_disk = one(r#"{"blockIO":{"weightDevice":[{"major":8,"minor":1,"weight":1000}]}}"#);
+        assert_eq!(one_disk, ("io.weight".into(), "8:1 10000".into()));
+    }
+
+    #[test]
     fn what_v2_lacks_is_refused_by_name() {
         for json in [
             r#"{"memory":{"swappiness":60}}"#,
+            r#"{"memory":{"kernel":1000}}"#,
+            r#"{"memory":{"kernelTCP":1000}}"#,
             r#"{"memory":{"disableOOMKiller":true}}"#,
             r#"{"cpu":{"realtimeRuntime":1000}}"#,
             r#"{"network":{"classID":1}}"#,

@@ -1,16 +1,16 @@
 //! Control groups, version 2: one for each container, below the root that the agent sees.
 
 pub mod devices;
+mod freeze;
 pub mod limits;
+mod stats;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Result};
 
 /// Where the hierarchy is mounted.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -57,7 +57,16 @@ impl Cgroup {
     pub fn apply(&self, plan: &limits::Plan) -> Result<()> {
         for (name, value) in plan.writes() {
             let file = self.file(name);
-            fs::write(&file, value).doing(|| format!("write {value:?} to {}", file.display()))?;
+            match fs::write(&file, value) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound && self.path.exists() => {
+                    return Err(Error::Unsupported(format!(
+                        "{name} (the guest's kernel has none)"
+                    )));
+                }
+                result => {
+                    result.doing(|| format!("write {value:?} to {}", file.display()))?;
+                }
+            }
         }
         Ok(())
     }
@@ -66,6 +75,24 @@ impl Cgroup {
     pub fn restrict_devices(&self, rules: &devices::Rules) -> Result<()> {
         let group = File::open(&self.path).doing(|| format!("open {}", self.path.display()))?;
         rules.attach(&group)
+    }
+
+    /// Gives the group to a user of the guest: what it takes to make groups below it, and nothing
+    /// that would change its own limits.
+    pub fn delegate(&self, owner: u32) -> Result<()> {
+        // Kernels that do not tell have these.
+        const DEFAULT: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n";
+        let names = fs::read_to_string("/sys/kernel/cgroup/delegate");
+        let names = names.unwrap_or_else(|_| DEFAULT.to_owned());
+        let files = names.lines().filter(|name| !name.contains('/')).map(|name| self.file(name));
+        for path in std::iter::once(self.path.clone()).chain(files) {
+            match chown(&path, Some(owner), None) {
+                // Which of them there are depends on the controllers.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                result => result.doing(|| format!("give away {}", path.display()))?,
+            }
+        }
+        Ok(())
     }
 
     /// The file that takes new members.
@@ -111,28 +138,7 @@ impl Cgroup {
 
     /// Blocks until its last process is gone.
     pub fn wait_until_empty(&self) -> Result<()> {
-        let path = self.file("cgroup.events");
-        let action = || format!("watch {}", path.display());
-        let mut file = match File::open(&path) {
-            Err(e) if is_gone(&e) => return Ok(()),
-            result => result.doing(action)?,
-        };
-        loop {
-            let mut text = String::new();
-            io::Seek::rewind(&mut file).doing(action)?;
-            match file.read_to_string(&mut text) {
-                Err(e) if is_gone(&e) => return Ok(()),
-                result => result.doing(action)?,
-            };
-            if text.lines().any(|line| line == "populated 0") {
-                return Ok(());
-            }
-            let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
-            match poll(&mut fds, PollTimeout::NONE) {
-                Err(nix::errno::Errno::EINTR) => {}
-                result => drop(result.doing(action)?),
-            }
-        }
+        self.wait_for_event("populated 0", None).map(drop)
     }
 
     /// Kills its processes and removes it, with the groups below it.
@@ -171,6 +177,11 @@ impl Cgroup {
 
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
+/// The number in a file that has just one; none where it says `max` or is not there.
+fn read_number(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 /// Reads `memory.events` from its start; 0 where it says nothing of kills.

@@ -1,9 +1,10 @@
 //! `Create`: a container and its first process, up to the point where that waits for the start.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use ampoule_protocol::message::{Create, INIT, RootfsSource};
+use nix::sched::CloneFlags;
 
 use super::launch::{Launch, launch};
 use super::process::Process;
@@ -12,7 +13,7 @@ use super::stdio::Stdio;
 use super::{Container, Processes, delete, name};
 use crate::cgroup::{Cgroup, devices, limits};
 use crate::error::Result;
-use crate::setup::Job;
+use crate::setup::{Ids, Job};
 use crate::{Agent, spec};
 
 /// Makes a container; the pid of its first process. `body` is the request as it came.
@@ -27,12 +28,14 @@ pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i
 
     let disk = match &request.rootfs.source {
         RootfsSource::Block { serial, .. } => Some(agent.disks.find(serial)?),
-        RootfsSource::Directory { .. } => None,
+        RootfsSource::Directory { .. } | RootfsSource::Share { .. } => None,
     };
+    agent.shares.mount_for(&request)?;
+    let owner = cgroup_owner(&request)?;
 
     let container = Arc::new(Container {
         cgroup: Cgroup::of_container(&request.container),
-        namespaces: spec::namespaces(&request.spec).bits(),
+        namespaces: spec::Namespaces::of(&request.spec)?.all().bits(),
         name: request.container,
         request: body,
         state: Mutex::new(State::Creating),
@@ -40,7 +43,11 @@ pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i
         processes: Mutex::new(Processes::default()),
     });
     agent.containers.add(container.clone())?;
-    let created = populate(agent, &container, &limits, &rules, stdio, disk);
+    let made = container.cgroup.create().and_then(|()| {
+        container.cgroup.apply(&limits)?;
+        owner.map_or(Ok(()), |owner| container.cgroup.delegate(owner))
+    });
+    let created = made.and_then(|()| populate(agent, &container, &rules, stdio, disk));
     if created.is_err() {
         // The first failure is the one to tell.
         let _ = delete::discard(agent, &container);
@@ -48,16 +55,37 @@ pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i
     created
 }
 
+/// Who may make groups below the container's: its user, where it has a cgroup namespace of its own
+/// and sees its group writable (section "Cgroup ownership" of the specification).
+fn cgroup_owner(request: &Create) -> Result<Option<u32>> {
+    let spec = &request.spec;
+    let is_writable = spec.mounts().iter().flatten().any(|mount| {
+        mount.destination() == Path::new("/sys/fs/cgroup")
+            && matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
+            && !mount.options().iter().flatten().any(|option| option == "ro")
+    });
+    let namespaces = spec::Namespaces::of(spec)?;
+    let (Some(process), None, true) = (spec.process(), &request.user, is_writable) else {
+        return Ok(None);
+    };
+    if !namespaces.new.contains(CloneFlags::CLONE_NEWCGROUP) {
+        return Ok(None);
+    }
+    let uid = process.user().uid();
+    if !namespaces.new.contains(CloneFlags::CLONE_NEWUSER) {
+        return Ok(Some(uid));
+    }
+    let mappings = spec.linux().as_ref().and_then(|linux| linux.uid_mappings().as_deref());
+    Ok(Ids::new("linux.uidMappings", mappings)?.outside(uid))
+}
+
 fn populate(
     agent: &'static Agent,
     container: &Arc<Container>,
-    limits: &limits::Plan,
     rules: &devices::Rules,
     stdio: Stdio,
     disk: Option<PathBuf>,
 ) -> Result<i32> {
-    container.cgroup.create()?;
-    container.cgroup.apply(limits)?;
     agent.watcher.watch_memory(&container.name, &container.cgroup);
     let on_exit = {
         let container = container.clone();

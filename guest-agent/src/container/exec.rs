@@ -26,7 +26,7 @@ pub fn exec(agent: &'static Agent, request: Exec, body: &[u8]) -> Result<i32> {
         move |process: &Process, code| process.exited(container.exit_status(code))
     };
     let launched = Launch {
-        job: Job::Join { namespaces: container.namespaces },
+        job: Job::Join { namespaces: container.namespaces, pid: init.pid() },
         requests: &[body, &container.request],
         cgroup: &container.cgroup,
         join: Some(init.pidfd()),

@@ -7,30 +7,35 @@ mod kill;
 mod launch;
 mod line;
 mod name;
+mod pause;
 mod process;
 mod rename;
 mod start;
 mod state;
 mod stdio;
+mod update;
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ampoule_protocol::message::{ExitStatus, INIT, ProcessId, Stdio};
+use ampoule_protocol::message::{ExitStatus, INIT, ProcessId, Stats, Stdio};
 
 pub use create::create;
 pub use delete::delete;
 pub use exec::exec;
 pub use kill::{kill, kill_everything};
+pub use pause::{pause, resume};
 pub use rename::rename_hosts;
 pub use start::start;
+pub use update::update;
 
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, Result};
 use crate::{Agent, log};
 use process::Process;
+pub use process::pidfd_open;
 use state::State;
 
 /// Ended processes beside the first that a container remembers for a late `Wait`.
@@ -43,7 +48,7 @@ pub struct Container {
     cgroup: Cgroup,
     /// The request that made it, as it came: what `exec` inherits from.
     request: Vec<u8>,
-    /// `CLONE_NEW*` of the namespaces that it has for itself.
+    /// `CLONE_NEW*` of the namespaces that are not the guest's own.
     namespaces: i32,
     state: Mutex<State>,
     /// The first process's setup stage, which waits for the start.
@@ -194,6 +199,11 @@ pub fn wait(agent: &Agent, id: &ProcessId) -> Result<ExitStatus> {
 /// The pids of a container's processes.
 pub fn processes(agent: &Agent, name: &str) -> Result<Vec<i32>> {
     agent.containers.find(name)?.cgroup.pids()
+}
+
+/// What a container uses.
+pub fn stats(agent: &Agent, name: &str) -> Result<Stats> {
+    Ok(agent.containers.find(name)?.cgroup.stats())
 }
 
 /// Sets a terminal's size.

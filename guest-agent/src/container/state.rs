@@ -4,6 +4,8 @@
 //! Creating ─created→ Created ─start→ Running ─ended→ Stopped
 //!                       └────────ended─────────────────↑
 //! ```
+//!
+//! `Created` and `Running` can be left for `Paused`, which goes back to where it came from or ends.
 
 use crate::error::{Error, Result};
 
@@ -16,6 +18,11 @@ pub enum State {
     Created,
     /// Its first process was told to execute its program.
     Running,
+    /// Its processes are frozen.
+    Paused {
+        /// It was running, not just created.
+        running: bool,
+    },
     /// Its first process has ended.
     Stopped,
 }
@@ -42,6 +49,30 @@ impl State {
     }
 
     /// # Errors
+    /// There is nothing to freeze, or it is frozen.
+    pub fn pause(&mut self, name: &str) -> Result<()> {
+        self.require(&[Self::Created, Self::Running], name, "paused")?;
+        *self = Self::Paused { running: *self == Self::Running };
+        Ok(())
+    }
+
+    /// # Errors
+    /// Not in [`State::Paused`].
+    pub fn resume(&mut self, name: &str) -> Result<()> {
+        let Self::Paused { running } = *self else {
+            return self.require(&[], name, "resumed");
+        };
+        *self = if running { Self::Running } else { Self::Created };
+        Ok(())
+    }
+
+    /// # Errors
+    /// There are no processes that limits could be for.
+    pub fn may_update(self, name: &str) -> Result<()> {
+        self.may_kill(name).or_else(|_| self.require(&[], name, "updated"))
+    }
+
+    /// # Errors
     /// The first process is not running its program.
     pub fn may_exec(self, name: &str) -> Result<()> {
         self.require(&[Self::Running], name, "given another process")
@@ -50,7 +81,13 @@ impl State {
     /// # Errors
     /// There is no process to take the signal.
     pub fn may_kill(self, name: &str) -> Result<()> {
-        self.require(&[Self::Created, Self::Running], name, "sent a signal")
+        let alive = [
+            Self::Created,
+            Self::Running,
+            Self::Paused { running: true },
+            Self::Paused { running: false },
+        ];
+        self.require(&alive, name, "sent a signal")
     }
 
     /// # Errors
@@ -67,6 +104,7 @@ impl State {
             Self::Creating => "being created",
             Self::Created => "created, not started",
             Self::Running => "running",
+            Self::Paused { .. } => "paused",
             Self::Stopped => "stopped",
         };
         Err(Error::WrongState(format!("container {name:?} is {state} and cannot be {action}")))
@@ -91,6 +129,24 @@ mod tests {
         assert!(state.may_exec("c").is_err());
         assert!(state.may_kill("c").is_err());
         assert!(state.may_delete("c").is_ok());
+    }
+
+    #[test]
+    fn a_pause_leads_back_to_where_it_came_from() {
+        for (before, runs) in [(State::Created, false), (State::Running, true)] {
+            let mut state = before;
+            state.pause("c").unwrap();
+            assert!(state.pause("c").is_err() && state.start("c").is_err());
+            assert!(state.may_exec("c").is_err() && state.may_delete("c").is_err());
+            assert!(state.may_kill("c").is_ok() && state.may_update("c").is_ok());
+            state.resume("c").unwrap();
+            assert_eq!(state, before);
+            assert_eq!(state.may_exec("c").is_ok(), runs);
+            assert!(state.resume("c").is_err());
+        }
+        let mut ended = State::Paused { running: true };
+        ended.ended();
+        assert!(ended.resume("c").is_err() && ended.may_update("c").is_err());
     }
 
     #[test]

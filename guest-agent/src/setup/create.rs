@@ -3,38 +3,82 @@
 use std::os::fd::OwnedFd;
 
 use ampoule_protocol::message::UserName;
-use nix::sched::CloneFlags;
-use oci_spec::runtime::{Process, Spec};
+use nix::sched::{CloneFlags, unshare};
+use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
 
+use super::devices::Made;
+use super::hooks::Hooks;
+use super::mounts::Source;
 use super::paths::Root;
 use super::{
-    Around, Prepared, capabilities, cwd, devices, has_terminal, identity, masks, mounts, network,
-    program, rlimits, rootfs, sysctl, terminal, user,
+    Around, Prepared, capabilities, cwd, devices, has_terminal, identity, keyring, masks, mounts,
+    namespaces, network, program, rlimits, rootfs, scheduling, seccomp, sysctl, terminal, user,
 };
 use crate::error::{Doing, Result};
+use crate::spec::Namespaces;
+
+/// What a container needs that only the guest's root may make, and its namespaces.
+pub struct Staged {
+    namespaces: Namespaces,
+    root: Root,
+    sources: Vec<Source>,
+    devices: Option<Made>,
+}
+
+/// A process, and what it is to be.
+pub struct Setting {
+    /// As the spec has it.
+    pub process: Process,
+    /// Who it runs as, in place of the process's own uid, gid and groups.
+    pub name: Option<UserName>,
+    /// Its container's filter of system calls.
+    pub seccomp: Option<LinuxSeccomp>,
+    /// stdin, stdout and stderr; none where it has a terminal.
+    pub stdio: Vec<OwnedFd>,
+}
+
+/// Makes and joins the container's namespaces, up to the fork.
+///
+/// A user namespace takes away what this process may do to the guest: root file system, sources of
+/// mounts and devices are prepared before.
+pub fn enter(around: &Around, stdio: &[OwnedFd]) -> Result<Staged> {
+    let spec = &around.spec;
+    let namespaces = Namespaces::of(spec)?;
+    namespaces::join_others(&namespaces)?;
+    namespaces::unshare_time(spec, namespaces.new)?;
+    let users = namespaces::user(spec, &namespaces)?;
+
+    unshare(CloneFlags::CLONE_NEWNS).doing(|| "make a mount namespace")?;
+    let mut root = rootfs::mount(&around.rootfs, around.disk.as_deref(), users.as_ref())?;
+    let sources = mounts::open_sources(spec, users.as_ref())?;
+    let mut devices = None;
+    if let Some(users) = &users {
+        devices = Some(devices::make_for(spec, users)?);
+        user::give(stdio, users)?;
+        rootfs::stand_in(root)?;
+        users.enter()?;
+        root = rootfs::move_into_own_namespace()?;
+    }
+    namespaces::unshare_new(namespaces.new - CloneFlags::CLONE_NEWNS)?;
+    Ok(Staged { namespaces, root, sources, devices })
+}
 
 /// Sets up the container around this process, and then the process.
-pub fn prepare(
-    around: &Around,
-    process: Process,
-    name: Option<UserName>,
-    stdio: Vec<OwnedFd>,
-) -> Result<Prepared> {
+pub fn prepare(around: &Around, staged: Staged, setting: Setting) -> Result<Prepared> {
     let spec = &around.spec;
-    let namespaces = crate::spec::namespaces(spec);
+    let Staged { namespaces, root, sources, devices } = staged;
     nix::unistd::setsid().doing(|| "start a session")?;
     set_names(spec)?;
-    if namespaces.contains(CloneFlags::CLONE_NEWNET) {
+    if namespaces.new.contains(CloneFlags::CLONE_NEWNET) {
         network::loopback_up()?;
     }
-    sysctl::apply(spec, namespaces)?;
+    sysctl::apply(spec, namespaces.all())?;
 
     // All of this is done from outside the new root, by descriptors that cannot lead out of it.
-    let root = rootfs::mount(&around.rootfs, around.disk.as_deref())?;
-    mounts::mount_all(spec, &root, namespaces)?;
-    devices::make_all(spec, &root)?;
-    let pty = if has_terminal(&process) {
-        let pty = terminal::open(&root, process.console_size())?;
+    mounts::mount_all(spec, &root, sources)?;
+    devices::make_all(spec, &root, devices.as_ref())?;
+    let pty = if has_terminal(&setting.process) {
+        let pty = terminal::open(&root, setting.process.console_size())?;
         terminal::bind_console(&root, &pty)?;
         Some(pty)
     } else {
@@ -44,19 +88,21 @@ pub fn prepare(
     identity::bind(&root)?;
     mounts::finish(spec, &root)?;
     rootfs::finish(spec, &root)?;
-    rootfs::enter(root)?;
+    rootfs::enter(spec, root)?;
 
+    Hooks::create_container(spec, &around.identity)?.run()?;
     personality(spec)?;
-    prepare_process(process, name, stdio, pty)
+    prepare_process(setting, pty, Hooks::start_container(spec, &around.identity)?)
 }
 
 /// What the first and further processes of a container have in common, inside its root.
 pub fn prepare_process(
-    process: Process,
-    name: Option<UserName>,
-    stdio: Vec<OwnedFd>,
+    setting: Setting,
     pty: Option<terminal::Pty>,
+    hooks: Hooks,
 ) -> Result<Prepared> {
+    let Setting { process, name, seccomp, stdio } = setting;
+    keyring::renew()?;
     let root = Root::open("/")?;
     let identity = user::resolve(&root, process.user(), name.as_ref())?;
     cwd::enter(&root, process.cwd())?;
@@ -68,15 +114,22 @@ pub fn prepare_process(
         }
     };
     rlimits::apply(&process)?;
+    scheduling::apply(&process)?;
     user::set_umask(process.user());
+    let no_new_privileges = process.no_new_privileges().unwrap_or(false);
+    let mut filter = seccomp.as_ref().map(seccomp::Filter::new).transpose()?;
+    if !no_new_privileges && let Some(filter) = filter.take() {
+        // Whoever may gain privileges needs one for it: it has to be now. Else it is done last.
+        filter.load()?;
+    }
     capabilities::drop_bounding(&process)?;
     user::switch(&identity)?;
     capabilities::set(&process)?;
-    if process.no_new_privileges().unwrap_or(false) {
+    if no_new_privileges {
         nix::sys::prctl::set_no_new_privs().doing(|| "set no_new_privs")?;
     }
     let program = program::Program::find(&process, &identity.home)?;
-    Ok(Prepared { program, terminal })
+    Ok(Prepared { program, terminal, hooks, filter })
 }
 
 fn set_names(spec: &Spec) -> Result<()> {

@@ -3,15 +3,19 @@
 //! OCI runtime specification, "Linux Container Configuration", sections "Devices" and "Default
 //! Devices".
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, fchmodat, fstatat, makedev, mknodat};
 use nix::unistd::{Gid, Uid, fchownat, symlinkat};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
 
 use super::paths::Root;
+use super::rootfs::STAGE;
+use super::trees::Tree;
+use super::users::UserNamespace;
 use crate::error::{Doing, Error, Result};
 
 /// Devices that every container has: path, major, minor.
@@ -42,28 +46,66 @@ struct Node<'a> {
     gid: u32,
 }
 
+/// Devices that were made elsewhere, in the order of [`nodes`]: a user namespace's root may make
+/// none.
+#[derive(Debug)]
+pub struct Made(Vec<Tree>);
+
+/// Makes the devices for a container that has a user namespace, as the guest's root and out of
+/// sight: they belong to the namespace's ids.
+pub fn make_for(spec: &Spec, users: &UserNamespace) -> Result<Made> {
+    let action = || "make the devices";
+    let stage = Path::new(STAGE);
+    let none = None::<&str>;
+    mount(Some("tmpfs"), stage, Some("tmpfs"), MsFlags::empty(), none).doing(action)?;
+    let directory = Root::open(stage)?;
+    let mut made = Vec::new();
+    for (number, node) in nodes(spec)?.into_iter().enumerate() {
+        let name = PathBuf::from(number.to_string());
+        let (uid, gid) = (users.uid(node.uid)?, users.gid(node.gid)?);
+        let staged = Node { path: &name, uid: uid.as_raw(), gid: gid.as_raw(), ..node };
+        make(&directory, &staged)?;
+        let file = directory.open_in(&name, OFlag::O_PATH).doing(action)?;
+        made.push(Tree::copy(&file, false).doing(action)?);
+    }
+    drop(directory);
+    umount2(stage, MntFlags::MNT_DETACH).doing(action)?;
+    Ok(Made(made))
+}
+
 /// Makes the default devices, the spec's and the links; unless `/dev` is a bind mount, which is
-/// complete as it is.
-pub fn make_all(spec: &Spec, root: &Root) -> Result<()> {
+/// complete as it is. Those that were made already are only bound.
+pub fn make_all(spec: &Spec, root: &Root, made: Option<&Made>) -> Result<()> {
     if is_dev_bound(spec) {
         return Ok(());
     }
-    let configured = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref());
-    let configured = configured.unwrap_or_default();
-    for (path, major, minor) in DEFAULT {
-        let path = Path::new(path);
-        if !configured.iter().any(|device| device.path() == path) {
-            let device = makedev(major, minor);
-            make(root, &Node { path, kind: SFlag::S_IFCHR, device, mode: 0o666, uid: 0, gid: 0 })?;
+    for (number, node) in nodes(spec)?.iter().enumerate() {
+        match made.and_then(|made| made.0.get(number)) {
+            None => make(root, node)?,
+            Some(device) => {
+                let target = root.make_file(node.path)?;
+                device.attach(&target).doing(|| format!("bind {}", node.path.display()))?;
+            }
         }
-    }
-    for device in configured {
-        make(root, &node(device)?)?;
     }
     for (path, target) in LINKS {
         link(root, Path::new(path), target)?;
     }
     Ok(())
+}
+
+/// The devices of a container: the defaults that its spec does not describe itself, and the spec's.
+fn nodes(spec: &Spec) -> Result<Vec<Node<'_>>> {
+    let configured = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref());
+    let configured = configured.unwrap_or_default();
+    let is_default = |path: &Path| !configured.iter().any(|device| device.path() == path);
+    let defaults = DEFAULT.into_iter().filter(|(path, ..)| is_default(Path::new(path)));
+    let defaults = defaults.map(|(path, major, minor)| {
+        let device = makedev(major, minor);
+        let path = Path::new(path);
+        Ok(Node { path, kind: SFlag::S_IFCHR, device, mode: 0o666, uid: 0, gid: 0 })
+    });
+    defaults.chain(configured.iter().map(node)).collect()
 }
 
 fn is_dev_bound(spec: &Spec) -> bool {
@@ -72,6 +114,29 @@ fn is_dev_bound(spec: &Spec) -> bool {
             || mount.options().iter().flatten().any(|o| o == "bind" || o == "rbind");
         bound && mount.destination() == Path::new("/dev")
     })
+}
+
+/// Refuses devices that only the host has.
+///
+/// # Errors
+/// [`Error::Unsupported`] for those that the guest's kernel does not know, and for all disks: the
+/// same number is another disk here. [`Error::Invalid`] for what is no device.
+pub fn check(spec: &Spec) -> Result<()> {
+    let configured = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref());
+    for device in configured.unwrap_or_default() {
+        let node = node(device)?;
+        let (major, minor) = (device.major(), device.minor());
+        let is_here = match node.kind {
+            SFlag::S_IFIFO => true,
+            SFlag::S_IFCHR => Path::new(&format!("/sys/dev/char/{major}:{minor}")).exists(),
+            _ => false,
+        };
+        if !is_here {
+            let path = node.path.display();
+            return Err(Error::Unsupported(format!("the host's device {path} ({major}:{minor})")));
+        }
+    }
+    Ok(())
 }
 
 fn node(device: &LinuxDevice) -> Result<Node<'_>> {

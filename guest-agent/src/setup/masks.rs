@@ -10,6 +10,7 @@ use oci_spec::runtime::Spec;
 
 use super::path_of;
 use super::paths::Root;
+use super::trees::{Attributes, Tree};
 use crate::error::{Doing, Result};
 
 const NONE: Option<&str> = None;
@@ -23,7 +24,7 @@ pub fn apply(spec: &Spec, root: &Root) -> Result<()> {
         with(root, path, "make read-only", make_read_only)?;
     }
     for path in linux.masked_paths().iter().flatten() {
-        with(root, path, "mask", |target, _| mask(target))?;
+        with(root, path, "mask", mask)?;
     }
     Ok(())
 }
@@ -32,29 +33,19 @@ fn with(
     root: &Root,
     path: &str,
     verb: &str,
-    action: impl FnOnce(&OwnedFd, &dyn Fn() -> nix::Result<OwnedFd>) -> nix::Result<()>,
+    action: impl FnOnce(&OwnedFd) -> nix::Result<()>,
 ) -> Result<()> {
-    let open = || root.open_in(path, OFlag::O_PATH);
-    match open() {
+    match root.open_in(path, OFlag::O_PATH) {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
-        target => {
-            target.and_then(|target| action(&target, &open)).doing(|| format!("{verb} {path}"))
-        }
+        target => target.and_then(|target| action(&target)).doing(|| format!("{verb} {path}")),
     }
 }
 
-/// A mount of its own, with the flags that it had and read-only.
-fn make_read_only(target: &OwnedFd, reopen: &dyn Fn() -> nix::Result<OwnedFd>) -> nix::Result<()> {
-    let path = path_of(target);
-    let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
-    mount(Some(path.as_str()), path.as_str(), NONE, bind, NONE)?;
-    let mounted = reopen()?;
-    let had = nix::sys::statvfs::fstatvfs(&mounted)?.flags();
-    // The bits of ST_* and MS_* are the same for these.
-    let kept = MsFlags::from_bits_truncate(had.bits())
-        & (MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC);
-    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | kept;
-    mount(NONE, path_of(&mounted).as_str(), NONE, flags, NONE)
+/// A mount of its own, as it was but read-only.
+fn make_read_only(target: &OwnedFd) -> nix::Result<()> {
+    let tree = Tree::copy(target, true)?;
+    tree.set(Attributes::READ_ONLY, false)?;
+    tree.attach(target)
 }
 
 /// A directory becomes an empty one, anything else the null device.

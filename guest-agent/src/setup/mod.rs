@@ -16,12 +16,15 @@
 
 mod capabilities;
 pub mod channel;
+mod copy_up;
 mod create;
 mod cwd;
 mod devices;
+mod hooks;
 mod identity;
 mod inherit;
 mod join;
+mod keyring;
 mod masks;
 mod mounts;
 mod namespaces;
@@ -32,9 +35,13 @@ mod paths;
 mod program;
 mod rlimits;
 mod rootfs;
+mod scheduling;
+mod seccomp;
 mod sysctl;
 mod terminal;
+mod trees;
 mod user;
+mod users;
 
 use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -42,17 +49,25 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use ampoule_protocol::frame;
-use ampoule_protocol::message::{AgentError, Create, ErrorKind, Request, Rootfs, UserName};
+use ampoule_protocol::message::{
+    AgentError, Create, ErrorKind, HookState, Request, Rootfs, UserName,
+};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::unistd::{ForkResult, fork, pipe2};
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{ExecCPUAffinity, LinuxSeccomp, Process, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, Result};
 pub use channel::Order;
+pub use devices::check as check_devices;
+pub use hooks::check as check_hooks;
+pub use mounts::check as check_mount;
+pub use namespaces::check_clocks;
 pub use network::loopback_up;
-pub use rootfs::STAGE;
+pub use rootfs::{STAGE, propagation};
+pub use seccomp::check as check_seccomp;
+pub use users::Ids;
 
 /// What makes the agent's binary a setup stage.
 pub const ARGUMENT: &str = "setup";
@@ -68,14 +83,18 @@ pub enum Job {
     },
     /// In a container that runs: an `Exec` follows, and the container's `Create`.
     Join {
-        /// `CLONE_NEW*` of the namespaces that it has for itself.
+        /// `CLONE_NEW*` of the namespaces that are not the guest's own.
         namespaces: i32,
+        /// Its first process.
+        pid: i32,
     },
 }
 
 /// A process to become.
 struct Target {
     process: Process,
+    /// `linux.seccomp` of its container.
+    seccomp: Option<LinuxSeccomp>,
     /// Who it runs as, in place of the process's own uid, gid and groups.
     user: Option<UserName>,
     /// The container to make around it.
@@ -87,6 +106,7 @@ struct Around {
     spec: Box<Spec>,
     rootfs: Rootfs,
     disk: Option<PathBuf>,
+    identity: HookState,
 }
 
 impl Target {
@@ -94,18 +114,23 @@ impl Target {
         let out_of_turn = || Error::Invalid("the job's request is another one".into());
         match (job, request(control)?) {
             (Job::Create { disk }, Request::Create(create)) => {
-                let Create { mut spec, rootfs, user, .. } = *create;
+                let Create { mut spec, rootfs, user, mut identity, container, .. } = *create;
+                if identity.id.is_empty() {
+                    identity.id = container;
+                }
                 let process = spec.process_mut().take().ok_or_else(out_of_turn)?;
-                let around = Around { spec, rootfs, disk: disk.clone() };
-                Ok(Self { process, user, container: Some(around) })
+                let seccomp = seccomp::of(&spec);
+                let around = Around { spec, rootfs, disk: disk.clone(), identity };
+                Ok(Self { process, seccomp, user, container: Some(around) })
             }
             (Job::Join { .. }, Request::Exec(exec)) => {
                 let Request::Create(create) = request(control)? else {
                     return Err(out_of_turn());
                 };
+                let seccomp = seccomp::of(&create.spec);
                 let (process, user) = inherit::process(*exec, *create);
                 crate::spec::check_process(&process)?;
-                Ok(Self { process, user, container: None })
+                Ok(Self { process, seccomp, user, container: None })
             }
             _ => Err(out_of_turn()),
         }
@@ -196,16 +221,26 @@ fn become_process(control: &UnixStream) -> Result<()> {
     let target = Target::receive(control, &job)?;
     let descriptors = Descriptors::take(&job, has_terminal(&target.process), descriptors)?;
     hide()?;
+    let processors = target.process.exec_cpu_affinity().clone().unwrap_or_default();
+    let is_further = target.container.is_none();
+    if is_further {
+        scheduling::run_on(ExecCPUAffinity::initial(&processors).as_ref())?;
+    }
     enter_cgroup(&descriptors.cgroup)?;
+    if is_further {
+        scheduling::run_on(processors.cpu_affinity_final().as_ref())?;
+    }
     // Before the namespaces: here /proc is the guest's own.
     let score = target.process.oom_score_adj().unwrap_or(0);
     std::fs::write("/proc/self/oom_score_adj", score.to_string())
         .doing(|| format!("set the OOM score adjustment {score}"))?;
-    if let Some(around) = &target.container {
-        namespaces::unshare(crate::spec::namespaces(&around.spec))?;
-    }
-    if let (Job::Join { namespaces }, Some(member)) = (job, &descriptors.join) {
-        namespaces::join(member, namespaces)?;
+    let Descriptors { join, stdio, .. } = descriptors;
+    let staged = match &target.container {
+        Some(around) => Some(create::enter(around, &stdio)?),
+        None => None,
+    };
+    if let (Job::Join { namespaces, pid }, Some(member)) = (job, &join) {
+        namespaces::join(member, pid, namespaces, |users| user::give(&stdio, users))?;
     }
 
     let (parent_lives, parent_end) = pipe2(OFlag::O_CLOEXEC).doing(|| "make a pipe")?;
@@ -219,10 +254,11 @@ fn become_process(control: &UnixStream) -> Result<()> {
         ForkResult::Child => {
             drop(parent_end);
             wait_for_end(parent_lives)?;
-            let Target { process, user, container } = target;
-            let prepared = match container {
-                Some(around) => create::prepare(&around, process, user, descriptors.stdio)?,
-                None => join::prepare(process, user, descriptors.stdio)?,
+            let Target { process, seccomp, user, container } = target;
+            let process = create::Setting { process, name: user, seccomp, stdio };
+            let prepared = match (container, staged) {
+                (Some(around), Some(staged)) => create::prepare(&around, staged, process)?,
+                _ => join::prepare(process)?,
             };
             prepared.start(control)
         }
@@ -256,6 +292,10 @@ fn wait_for_end(parent_lives: OwnedFd) -> Result<()> {
 struct Prepared {
     program: program::Program,
     terminal: Option<OwnedFd>,
+    /// Run as the process itself, right before its program.
+    hooks: hooks::Hooks,
+    /// Loaded last: what comes after it has to be allowed by it.
+    filter: Option<seccomp::Filter>,
 }
 
 impl Prepared {
@@ -269,6 +309,10 @@ impl Prepared {
             return Ok(());
         }
         default_signals()?;
+        self.hooks.run()?;
+        if let Some(filter) = self.filter {
+            filter.load()?;
+        }
         self.program.execute()
     }
 }

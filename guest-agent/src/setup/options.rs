@@ -2,26 +2,45 @@
 
 use nix::mount::MsFlags;
 
+use super::trees::Attributes;
+
 /// Longest data string that the kernel takes (one page).
 const MAX_DATA: usize = 4095;
 
 /// What a list of options means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Flags of the mount.
+    /// Flags of a new mount.
     pub flags: MsFlags,
+    /// The same as changes of a mount that is there; what no option names is left alone.
+    pub attributes: Attributes,
+    /// Changes of the mount and of all below it.
+    pub recursive: Attributes,
     /// Propagation changes, to be made one by one after the mount.
     pub propagation: Vec<MsFlags>,
+    /// Whether ids are mapped.
+    pub ids: Ids,
+    /// A tmpfs begins with what is in the directory that it is mounted on.
+    pub copy_up: bool,
     /// What the file system itself is to know.
     pub data: String,
+}
+
+/// Which mounts get mapped ids.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ids {
+    /// None.
+    #[default]
+    Unmapped,
+    /// The one.
+    Mapped,
+    /// It and all below it.
+    MappedRecursively,
 }
 
 /// Why a list of options is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
-    /// the specification has it, the agent does not
-    #[error("mount option {0:?} is not supported")]
-    Unsupported(String),
     /// it would end the data string or become two options
     #[error("mount option {0:?} has a comma or a NUL in it")]
     Malformed(String),
@@ -73,6 +92,32 @@ fn flag(option: &str) -> Option<(bool, MsFlags)> {
     }
 }
 
+/// What an option changes of a mount, apart from its file system.
+fn attributes(option: &str) -> Option<Attributes> {
+    let set = |set| Some(Attributes { set, clear: 0 });
+    let clear = |clear| Some(Attributes { set: 0, clear });
+    // One of three: whichever is set takes the others' place.
+    let atime = |set| Some(Attributes { set, clear: libc::MOUNT_ATTR__ATIME });
+    match option {
+        "ro" => set(libc::MOUNT_ATTR_RDONLY),
+        "rw" => clear(libc::MOUNT_ATTR_RDONLY),
+        "nosuid" => set(libc::MOUNT_ATTR_NOSUID),
+        "suid" => clear(libc::MOUNT_ATTR_NOSUID),
+        "nodev" => set(libc::MOUNT_ATTR_NODEV),
+        "dev" => clear(libc::MOUNT_ATTR_NODEV),
+        "noexec" => set(libc::MOUNT_ATTR_NOEXEC),
+        "exec" => clear(libc::MOUNT_ATTR_NOEXEC),
+        "nodiratime" => set(libc::MOUNT_ATTR_NODIRATIME),
+        "diratime" => clear(libc::MOUNT_ATTR_NODIRATIME),
+        "nosymfollow" => set(libc::MOUNT_ATTR_NOSYMFOLLOW),
+        "symfollow" => clear(libc::MOUNT_ATTR_NOSYMFOLLOW),
+        "noatime" => atime(libc::MOUNT_ATTR_NOATIME),
+        "strictatime" => atime(libc::MOUNT_ATTR_STRICTATIME),
+        "relatime" | "atime" | "norelatime" | "nostrictatime" => atime(libc::MOUNT_ATTR_RELATIME),
+        _ => None,
+    }
+}
+
 /// The flags of a propagation type.
 pub fn propagation(option: &str) -> Option<MsFlags> {
     Some(match option {
@@ -88,42 +133,31 @@ pub fn propagation(option: &str) -> Option<MsFlags> {
     })
 }
 
-/// Options of the specification that would need more than `mount(2)`.
-fn is_unsupported(option: &str) -> bool {
-    const RECURSIVE: [&str; 18] = [
-        "rro",
-        "rrw",
-        "rnosuid",
-        "rsuid",
-        "rnodev",
-        "rdev",
-        "rnoexec",
-        "rexec",
-        "rnodiratime",
-        "rdiratime",
-        "rrelatime",
-        "rnorelatime",
-        "rnoatime",
-        "ratime",
-        "rstrictatime",
-        "rnostrictatime",
-        "rnosymfollow",
-        "rsymfollow",
-    ];
-    RECURSIVE.contains(&option) || matches!(option, "idmap" | "ridmap" | "tmpcopyup")
-}
-
-/// Sorts options into flags, propagation and the file system's own.
+/// Sorts options into flags, attributes, propagation and the file system's own.
 pub fn parse(options: &[String]) -> Result<Options, OptionsError> {
-    let mut parsed =
-        Options { flags: MsFlags::empty(), propagation: Vec::new(), data: String::new() };
+    let mut parsed = Options {
+        flags: MsFlags::empty(),
+        attributes: Attributes::default(),
+        recursive: Attributes::default(),
+        propagation: Vec::new(),
+        ids: Ids::default(),
+        copy_up: false,
+        data: String::new(),
+    };
     for option in options {
         if let Some((set, flags)) = flag(option) {
             parsed.flags.set(flags, set);
+            parsed.attributes = parsed.attributes.then(attributes(option).unwrap_or_default());
         } else if let Some(flags) = propagation(option) {
             parsed.propagation.push(flags);
-        } else if is_unsupported(option) {
-            return Err(OptionsError::Unsupported(option.clone()));
+        } else if let Some(further) = option.strip_prefix('r').and_then(attributes) {
+            parsed.recursive = parsed.recursive.then(further);
+        } else if option == "idmap" {
+            parsed.ids = Ids::Mapped;
+        } else if option == "ridmap" {
+            parsed.ids = Ids::MappedRecursively;
+        } else if option == "tmpcopyup" {
+            parsed.copy_up = true;
         } else if option.contains([',', '\0']) {
             return Err(OptionsError::Malformed(option.clone()));
         } else if !option.is_empty() {
@@ -154,19 +188,43 @@ mod tests {
         assert_eq!(options.flags, MsFlags::MS_NOSUID | MsFlags::MS_STRICTATIME);
         assert_eq!(options.data, "mode=755,size=65536k");
         assert_eq!(options.propagation, [MsFlags::MS_SLAVE | MsFlags::MS_REC]);
+        assert!(options.recursive.is_empty());
     }
 
     #[test]
     fn the_last_of_opposites_wins() {
         assert_eq!(parsed("ro rw").unwrap().flags, MsFlags::empty());
         assert_eq!(parsed("rw ro").unwrap().flags, MsFlags::MS_RDONLY);
+        assert_eq!(parsed("rw ro").unwrap().attributes.set, libc::MOUNT_ATTR_RDONLY);
     }
 
     #[test]
-    fn what_is_not_done_is_refused() {
-        for option in ["idmap", "rro", "tmpcopyup"] {
-            assert_eq!(parsed(option), Err(OptionsError::Unsupported(option.to_owned())));
+    fn recursive_options_are_not_taken_for_others() {
+        for option in ["rro", "rnosuid", "rnodev", "rnoexec", "rnoatime", "rrelatime"] {
+            let options = parsed(option).unwrap();
+            assert!(!options.recursive.is_empty() && options.flags.is_empty(), "{option}");
+            assert_eq!(options.data, "", "{option}");
         }
+        for option in ["ro", "rw", "relatime", "remount", "rbind", "rshared"] {
+            assert!(parsed(option).unwrap().recursive.is_empty(), "{option}");
+        }
+        let atime = parsed("rnoatime rstrictatime").unwrap().recursive;
+        assert_eq!(
+            (atime.set, atime.clear),
+            (libc::MOUNT_ATTR_STRICTATIME, libc::MOUNT_ATTR__ATIME)
+        );
+    }
+
+    #[test]
+    fn mapped_ids_and_copies_are_no_data() {
+        assert_eq!(parsed("rbind idmap").unwrap().ids, Ids::Mapped);
+        assert_eq!(parsed("rbind ridmap").unwrap().ids, Ids::MappedRecursively);
+        let options = parsed("tmpcopyup size=1m").unwrap();
+        assert_eq!((options.copy_up, options.data.as_str()), (true, "size=1m"));
+    }
+
+    #[test]
+    fn what_is_no_option_is_refused() {
         assert!(matches!(parse(&["size=1,ro".to_owned()]), Err(OptionsError::Malformed(_))));
         assert!(matches!(parse(&["x".repeat(5000)]), Err(OptionsError::TooLong(_))));
     }

@@ -25,6 +25,12 @@ impl AsRawFd for Root {
     }
 }
 
+impl From<Root> for OwnedFd {
+    fn from(root: Root) -> Self {
+        root.0
+    }
+}
+
 impl Root {
     /// Opens it, where the caller sees it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {

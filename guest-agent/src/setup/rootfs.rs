@@ -7,67 +7,118 @@ use std::path::Path;
 
 use ampoule_protocol::message::{Rootfs, RootfsSource, WritableLayer};
 use nix::mount::{MntFlags, MsFlags, mount as mount_call, umount2};
-use nix::unistd::{fchdir, pivot_root};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Gid, Uid, fchdir, pivot_root, setfsgid, setfsuid};
 use oci_spec::runtime::Spec;
 
+use super::options;
 use super::paths::Root;
-use super::{options, path_of};
+use super::trees::{self, Attributes, Tree};
+use super::users::UserNamespace;
 use crate::error::{Doing, Error, Result};
+use crate::shares;
 
 /// A directory of the guest that is empty; what is mounted there is only in the container's mount
 /// namespace.
-pub const STAGE: &str = "/run/ampoule";
+pub const STAGE: &str = "/run/ampoule/stage";
 
 const NONE: Option<&str> = None;
 
 /// Mounts the root file system, seen by nobody else.
 ///
-/// `disk` is the device node of the source, where that is a disk.
-pub fn mount(rootfs: &Rootfs, disk: Option<&Path>) -> Result<Root> {
+/// `disk` is the device node of the source, where that is a disk. What an image holds belongs to
+/// the ids of `users`, if there is such a namespace; what is shared by the host, or takes the
+/// writes itself, has the owners that it has.
+pub fn mount(rootfs: &Rootfs, disk: Option<&Path>, users: Option<&UserNamespace>) -> Result<Root> {
     mount_call(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
         .doing(|| "make the mount namespace private")?;
+    let stage = Path::new(STAGE);
+    let is_shared = matches!(rootfs.source, RootfsSource::Share { .. });
+    let users = users.filter(|_| !is_shared);
     match &rootfs.writable {
-        WritableLayer::None => {
-            mount_source(&rootfs.source, disk, Path::new(STAGE))?;
-            Root::open(STAGE)
+        WritableLayer::Source => {
+            if let RootfsSource::Block { .. } = &rootfs.source {
+                return Err(Error::Unsupported("a disk that takes the writes".into()));
+            }
+            mount_source(&rootfs.source, disk, stage, Attributes::default())?;
+            Root::open(stage)
         }
-        WritableLayer::Tmpfs { size } => mount_overlay(&rootfs.source, disk, *size),
+        WritableLayer::None => {
+            mount_source(&rootfs.source, disk, stage, Attributes::READ_ONLY)?;
+            map_ids(stage, users)?;
+            Root::open(stage)
+        }
+        WritableLayer::Tmpfs { size } => mount_overlay(&rootfs.source, disk, *size, users),
     }
 }
 
-fn mount_source(source: &RootfsSource, disk: Option<&Path>, target: &Path) -> Result<()> {
-    match source {
+fn mount_source(
+    source: &RootfsSource,
+    disk: Option<&Path>,
+    target: &Path,
+    attributes: Attributes,
+) -> Result<()> {
+    let (directory, name) = match source {
         RootfsSource::Block { serial, fstype } => {
             if !matches!(fstype.as_str(), "erofs" | "ext4") {
                 return Err(Error::Unsupported(format!("a root file system of type {fstype:?}")));
             }
             let device =
                 disk.ok_or_else(|| Error::Invalid("the job lacks the disk's device".into()))?;
-            mount_call(Some(device), target, Some(fstype.as_str()), MsFlags::MS_RDONLY, NONE)
-                .doing(|| format!("mount disk {serial:?} ({}) as {fstype}", device.display()))
+            return mount_call(
+                Some(device),
+                target,
+                Some(fstype.as_str()),
+                MsFlags::MS_RDONLY,
+                NONE,
+            )
+            .doing(|| format!("mount disk {serial:?} ({}) as {fstype}", device.display()));
         }
-        RootfsSource::Directory { path } => {
-            let action = || format!("mount the directory {}", path.display());
-            let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
-            mount_call(Some(path), target, NONE, bind, NONE).doing(action)?;
-            let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-            mount_call(NONE, target, NONE, read_only, NONE).doing(action)
+        RootfsSource::Directory { path } => (Root::open(path)?.into(), path.display().to_string()),
+        RootfsSource::Share { tag, path } => {
+            (shares::open(tag, path)?, format!("{} of share {tag:?}", path.display()))
         }
-    }
+    };
+    let action = || format!("mount the directory {name}");
+    let tree = Tree::copy(&directory, true).doing(action)?;
+    tree.set(attributes, false).doing(action)?;
+    tree.attach(Root::open(target)?.fd()).doing(action)
 }
 
-fn mount_overlay(source: &RootfsSource, disk: Option<&Path>, size: Option<u64>) -> Result<Root> {
+/// Puts what is mounted at `path` there once more, with the namespace's ids in place of its own.
+fn map_ids(path: &Path, users: Option<&UserNamespace>) -> Result<()> {
+    let Some(users) = users else {
+        return Ok(());
+    };
+    let action = || format!("map the ids of {}", path.display());
+    let mounted = Root::open(path)?;
+    let tree = Tree::copy(mounted.fd(), false).doing(action)?;
+    tree.map_ids(users.fd(), false).doing(action)?;
+    tree.attach(mounted.fd()).doing(action)
+}
+
+fn mount_overlay(
+    source: &RootfsSource,
+    disk: Option<&Path>,
+    size: Option<u64>,
+    users: Option<&UserNamespace>,
+) -> Result<Root> {
     let stage = Path::new(STAGE);
-    let tmpfs = size.map_or_else(String::new, |size| format!("size={size},")) + "mode=0700";
+    let tmpfs = size.map_or_else(String::new, |size| format!("size={size},")) + "mode=0711";
     mount_call(Some("tmpfs"), stage, Some("tmpfs"), MsFlags::empty(), Some(tmpfs.as_str()))
         .doing(|| format!("mount the writable layer ({tmpfs})"))?;
-    let [lower, upper, work, root] =
-        ["lower", "upper", "work", "root"].map(|name| stage.join(name));
-    for directory in [&lower, &upper, &work, &root] {
+    for name in ["layer", "lower", "root"].map(|name| stage.join(name)) {
+        fs::create_dir(&name).doing(|| format!("make {}", name.display()))?;
+    }
+    let [lower, root] = ["lower", "root"].map(|name| stage.join(name));
+    let [upper, work] = ["layer/upper", "layer/work"].map(|name| stage.join(name));
+    for directory in [&upper, &work] {
         fs::create_dir(directory).doing(|| format!("make {}", directory.display()))?;
     }
-    mount_source(source, disk, &lower)?;
+    mount_source(source, disk, &lower, Attributes::READ_ONLY)?;
     copy_ownership(&lower, &upper)?;
+    map_ids(&lower, users)?;
+    map_ids(&stage.join("layer"), users)?;
     // The layer ends with the guest: there is nothing that syncing it could save.
     let layers = format!(
         "lowerdir={},upperdir={},workdir={},volatile",
@@ -75,9 +126,37 @@ fn mount_overlay(source: &RootfsSource, disk: Option<&Path>, size: Option<u64>) 
         upper.display(),
         work.display()
     );
-    mount_call(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
-        .doing(|| "mount the overlay")?;
+    as_owner_of(users, || {
+        mount_call(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
+            .doing(|| "mount the overlay")
+    })?;
     Root::open(&root)
+}
+
+/// An overlay writes to its layers as whoever mounted it: through mapped ids, that has to be an id
+/// that is mapped. It keeps what the guest's root may do.
+fn as_owner_of(users: Option<&UserNamespace>, action: impl FnOnce() -> Result<()>) -> Result<()> {
+    let Some(users) = users else {
+        return action();
+    };
+    let (uid, gid) = (users.uid(0)?, users.gid(0)?);
+    keep_capabilities(true)?;
+    setfsgid(gid);
+    setfsuid(uid);
+    let result = action();
+    setfsuid(Uid::from_raw(0));
+    setfsgid(Gid::from_raw(0));
+    keep_capabilities(false)?;
+    result
+}
+
+/// Whether changes of ids leave capabilities alone: `SECBIT_NO_SETUID_FIXUP` of capabilities(7).
+fn keep_capabilities(keep: bool) -> Result<()> {
+    const NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
+    let bits = if keep { NO_SETUID_FIXUP } else { 0 };
+    // SAFETY: PR_SET_SECUREBITS takes an integer.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits, 0, 0, 0) };
+    nix::errno::Errno::result(result).doing(|| "set the secure bits").map(drop)
 }
 
 /// An overlay's root has the owner and mode of its upper directory.
@@ -88,29 +167,59 @@ fn copy_ownership(from: &Path, to: &Path) -> Result<()> {
     fs::set_permissions(to, fs::Permissions::from_mode(metadata.mode() & 0o7777)).doing(action)
 }
 
-/// Makes the root read-only where the spec says so, and sets its propagation.
+/// Makes the root read-only where the spec says so.
 pub fn finish(spec: &Spec, root: &Root) -> Result<()> {
     if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
-        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-        mount_call(NONE, path_of(root).as_str(), NONE, flags, NONE)
-            .doing(|| "make the root read-only")?;
-    }
-    let asked = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
-    if let Some(name) = asked.filter(|name| !name.is_empty()) {
-        let Some(flags) = options::propagation(name) else {
-            return Err(Error::Invalid(format!("linux.rootfsPropagation {name:?}")));
-        };
-        mount_call(NONE, path_of(root).as_str(), NONE, flags, NONE)
-            .doing(|| format!("make the root {name}"))?;
+        trees::set(root.fd(), Attributes::READ_ONLY, false).doing(|| "make the root read-only")?;
     }
     Ok(())
 }
 
-/// Makes it this process's root, and leaves nothing of the old one in the mount namespace.
-pub fn enter(root: Root) -> Result<()> {
+/// The flags of `linux.rootfsPropagation`.
+///
+/// # Errors
+/// It is none.
+pub fn propagation(spec: &Spec) -> Result<Option<MsFlags>> {
+    let asked = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
+    let Some(name) = asked.filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    let flags = options::propagation(name);
+    flags.map(Some).ok_or_else(|| Error::Invalid(format!("linux.rootfsPropagation {name:?}")))
+}
+
+/// Makes the root this process's working directory: the one path that goes along when the process
+/// gets another mount namespace.
+pub fn stand_in(root: Root) -> Result<()> {
+    fchdir(root.fd().as_fd()).doing(|| "enter the container's root")
+}
+
+/// Moves this process into a mount namespace that belongs to its user namespace, and returns the
+/// working directory as the root.
+///
+/// What is copied into such a namespace is locked in its place, so that no root could be made of
+/// it: it is mounted once more.
+pub fn move_into_own_namespace() -> Result<Root> {
+    let action = || "make a mount namespace of the user namespace";
+    unshare(CloneFlags::CLONE_NEWNS).doing(action)?;
+    let tree = Tree::copy(Root::open(".")?.fd(), true).doing(action)?;
+    tree.attach(Root::open(".")?.fd()).doing(action)?;
+    // The working directory is below the new mount: only its name leads to the top.
+    Root::open(nix::unistd::getcwd().doing(action)?)
+}
+
+/// Makes it this process's root, leaves nothing of the old one in the mount namespace, and sets
+/// its propagation: a shared mount cannot be made the root.
+pub fn enter(spec: &Spec, root: Root) -> Result<()> {
     fchdir(root.fd().as_fd()).doing(|| "enter the new root")?;
     // Stacks the old root on the new one: no directory is needed for it.
     pivot_root(".", ".").doing(|| "pivot to the new root")?;
     umount2(".", MntFlags::MNT_DETACH).doing(|| "detach the old root")?;
-    nix::unistd::chdir("/").doing(|| "enter the new root")
+    nix::unistd::chdir("/").doing(|| "enter the new root")?;
+    match propagation(spec)? {
+        None => Ok(()),
+        Some(flags) => {
+            mount_call(NONE, "/", NONE, flags, NONE).doing(|| "set linux.rootfsPropagation")
+        }
+    }
 }

@@ -15,6 +15,7 @@ use oci_spec::runtime::User;
 
 use super::passwd::{self, Identity};
 use super::paths::Root;
+use super::users::UserNamespace;
 use crate::error::{Doing, Error, Result};
 
 /// Most bytes of `/etc/passwd` or `/etc/group` that are read.
@@ -57,13 +58,27 @@ fn read(root: &Root, path: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Gives the pipes to the root of a user namespace, which can then give them to its user.
+pub fn give(stdio: &[OwnedFd], users: &UserNamespace) -> Result<()> {
+    for fd in stdio {
+        if is_pipe(fd)? {
+            fchown(fd, Some(users.uid(0)?), Some(users.gid(0)?)).doing(|| "give away the pipes")?;
+        }
+    }
+    Ok(())
+}
+
+fn is_pipe(fd: &OwnedFd) -> Result<bool> {
+    let mode = fstat(fd).doing(|| "look at stdin, stdout and stderr")?.st_mode;
+    Ok(SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFIFO)
+}
+
 /// Makes the pipes this process's stdio, and its user's own: they can be opened again by
 /// `/dev/stdout` and the like.
 pub fn take_stdio(stdio: Vec<OwnedFd>, identity: &Identity) -> Result<()> {
     let action = || "take over stdin, stdout and stderr";
     for fd in &stdio {
-        let kind = SFlag::from_bits_truncate(fstat(fd).doing(action)?.st_mode) & SFlag::S_IFMT;
-        if kind == SFlag::S_IFIFO {
+        if is_pipe(fd)? {
             let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
             fchown(fd, Some(uid), Some(gid)).doing(action)?;
         }

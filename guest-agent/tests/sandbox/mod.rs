@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use ampoule_protocol::message::{
-    Create, ErrorKind, Exec, ExitStatus, Hello, ProcessId, Reply, Request, Rootfs, RootfsSource,
-    Stdio, StreamHello, UserName, Wake, WritableLayer,
+    Create, ErrorKind, Exec, ExitStatus, Hello, HookState, ProcessId, Reply, Request, Rootfs,
+    RootfsSource, Stdio, StreamHello, UserName, Wake, WritableLayer,
 };
 use ampoule_protocol::{READY_PORT, RPC_PORT, STREAM_PORT, VERSION, frame};
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ group=/run/cgroup/agent-test-$$
 mkdir -p $group/agent
 echo 0 > $group/agent/cgroup.procs
 mount --bind $group /sys/fs/cgroup
-mkdir -p /run/ampoule
+mkdir -p /run/ampoule/stage
 code=0
 unshare --pid --fork --kill-child --mount-proc --uts --ipc --net "$1" serve --unix "$2" || code=$?
 echo 0 > /run/cgroup/cgroup.procs
@@ -65,14 +65,41 @@ pub fn can_run() -> bool {
     is_root && busybox
 }
 
+/// Says so where ids of the test's root file system, or of a tmpfs, cannot be mapped.
+pub fn can_map_ids() -> bool {
+    const OVERLAY: i64 = 0x794c_7630;
+    let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let kind = nix::sys::statfs::statfs(&std::env::temp_dir()).unwrap().filesystem_type();
+    let can = version >= (6, 3) && kind.0 != OVERLAY;
+    if !can {
+        skip("needs Linux 6.3, and no overlay for temporary files, to map ids of file systems");
+    }
+    can
+}
+
 impl Sandbox {
     /// Starts an agent and waits until it is ready.
     pub fn start() -> Self {
+        Self::start_script("")
+    }
+
+    /// The same, with the test's directory as the share `bundle`, whose `rootfs` containers have.
+    pub fn start_with_share() -> Self {
+        Self::start_script(
+            "mkdir -p /run/ampoule/shares/bundle && mount --bind \"$2\" /run/ampoule/shares/bundle\n",
+        )
+    }
+
+    /// `before` is run by the shell right before the agent.
+    fn start_script(before: &str) -> Self {
+        let script = SCRIPT.replace("code=0\n", &format!("{before}code=0\n"));
         let directory = tempfile::tempdir().unwrap();
         make_rootfs(&directory.path().join("rootfs"));
         let host = UnixListener::bind(directory.path().join(format!("host-{READY_PORT}"))).unwrap();
         let agent = Command::new("unshare")
-            .args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT, "sh"])
+            .args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"])
             .arg(env!("CARGO_BIN_EXE_ampoule-agent"))
             .arg(directory.path())
             .stdin(CommandStdio::null())
@@ -88,6 +115,20 @@ impl Sandbox {
     /// The root file system that containers have.
     pub fn rootfs(&self) -> PathBuf {
         self.directory.path().join("rootfs")
+    }
+
+    /// A file of the guest, as the agent sees it; the agent is process 1 of its pid namespace.
+    pub fn read(&self, path: &str) -> String {
+        let children = format!("/proc/{0}/task/{0}/children", self.agent.id());
+        let mut agent = fs::read_to_string(children).unwrap().trim().to_owned();
+        // The script's own child is `unshare`, and that one's the agent.
+        if let Ok(inner) = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children"))
+            && !inner.trim().is_empty()
+            && fs::read_to_string(format!("/proc/{agent}/comm")).unwrap().trim() == "unshare"
+        {
+            agent = inner.trim().to_owned();
+        }
+        fs::read_to_string(format!("/proc/{agent}/root{path}")).unwrap()
     }
 
     /// The ready connection, where the agent sends its events.
@@ -154,6 +195,7 @@ impl Sandbox {
                 source: RootfsSource::Directory { path: self.rootfs() },
                 writable: WritableLayer::Tmpfs { size: Some(64 << 20) },
             },
+            identity: HookState::default(),
             user: None,
             stdio,
         }
@@ -365,6 +407,11 @@ pub fn spec(args: &[&str]) -> Value {
             "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger"],
         },
     })
+}
+
+/// Adds to a list of a spec.
+pub fn push(list: &mut Value, item: Value) {
+    list.as_array_mut().unwrap().push(item);
 }
 
 /// A spec, changed.

@@ -169,6 +169,7 @@ pub fn machine(guest: &GuestFiles, options: &Options, vsock: &Path) -> MachineCo
         }),
         rng: true,
         balloon: true,
+        shares: Vec::new(),
     }
 }
 

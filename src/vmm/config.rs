@@ -1,5 +1,6 @@
 //! What a machine is made of, before anything of it exists.
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,6 +55,9 @@ pub struct MachineConfig {
     /// Whether there is a balloon, by which the guest gives free memory back.
     #[serde(default)]
     pub balloon: bool,
+    /// File systems of the host's.
+    #[serde(default)]
+    pub shares: Vec<FsConfig>,
 }
 
 /// A block device.
@@ -89,6 +93,35 @@ pub struct VsockConfig {
     pub listener: Option<Arc<UnixListener>>,
 }
 
+/// A file system device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FsConfig {
+    /// The name by which the guest mounts it, 1 to 36 bytes. A restored guest goes on with the one
+    /// that it knows.
+    pub tag: String,
+    /// What the guest finds there; without it this is an empty slot, which cannot be mounted until a
+    /// restored machine has something plugged into it.
+    pub export: Option<Export>,
+}
+
+/// What the guest finds in a file system. Mount points below a directory are part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Export {
+    /// A directory's contents.
+    Directory(Share),
+    /// A read-only directory with an entry for each of these: directories, or single files.
+    Tree(BTreeMap<String, Share>),
+}
+
+/// A directory or a file of the host that the guest sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+}
+
 /// A configuration that no machine can be made of.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -121,7 +154,8 @@ impl MachineConfig {
     /// How many virtio devices the machine has.
     pub fn virtio_devices(&self) -> usize {
         let single = [self.vsock.is_some(), self.rng, self.balloon].map(usize::from);
-        self.disks.len().saturating_add(self.nets.len()).saturating_add(single.iter().sum())
+        let many = [self.disks.len(), self.nets.len(), self.shares.len()];
+        many.into_iter().chain(single).fold(0, usize::saturating_add)
     }
 }
 
@@ -142,6 +176,7 @@ mod tests {
             vsock: None,
             rng: false,
             balloon: false,
+            shares: Vec::new(),
         }
     }
 
@@ -166,7 +201,8 @@ mod tests {
         let mut config = config();
         config.rng = true;
         config.balloon = true;
-        config.disks = vec![disk.clone(); MAX_VIRTIO_DEVICES - 2];
+        config.shares = vec![FsConfig { tag: "t".into(), export: None }];
+        config.disks = vec![disk.clone(); MAX_VIRTIO_DEVICES - 3];
         assert_eq!(config.validate(), Ok(()));
         config.disks.push(disk);
         assert_eq!(config.validate(), Err(ConfigError::Devices(MAX_VIRTIO_DEVICES + 1)));

@@ -281,7 +281,8 @@ impl Running {
         for vcpu in &vcpus {
             vcpu.was_paused();
         }
-        let devices = self.devices.iter().map(|device| lock(device)).collect();
+        let mut devices: Vec<_> = self.devices.iter().map(|device| lock(device)).collect();
+        devices.iter_mut().for_each(|device| device.pause());
         Paused { running: self, vcpus, devices }
     }
 
@@ -353,6 +354,9 @@ impl Paused<'_> {
     /// `checksum`, the memory can be verified later.
     pub fn save(&self, state: &File, memory: &File, checksum: bool) -> Result<(), MachineError> {
         let Parts { config, memory: guest, bus, vm } = &self.running.parts;
+        for device in &self.devices {
+            device.check_savable().map_err(SnapshotError::from)?;
+        }
         let msrs = vm.msrs()?;
         let vcpus = self.vcpus.iter().map(|vcpu| vcpu.save(&msrs)).collect::<Result<_, _>>()?;
         let transports = bus.virtio().iter().zip(&self.devices);
@@ -374,6 +378,7 @@ impl Paused<'_> {
 
 impl Drop for Paused<'_> {
     fn drop(&mut self) {
+        self.devices.iter_mut().for_each(|device| device.resume());
         self.devices.clear();
         self.vcpus.clear();
         self.running.ending.resume();

@@ -21,6 +21,7 @@ pub fn config(kernel: &std::path::Path) -> MachineConfig {
         vsock: None,
         rng: false,
         balloon: false,
+        shares: Vec::new(),
     }
 }
 

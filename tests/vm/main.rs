@@ -12,5 +12,6 @@ mod endings;
 mod kernels;
 mod machine;
 mod network;
+mod shares;
 mod snapshot;
 mod vsock;

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::vmm::config::{DiskConfig, NetConfig};
+use crate::vmm::config::{DiskConfig, Export, FsConfig, NetConfig, Share};
 
 /// A disk: `PATH[,ro]`.
 #[derive(Debug, Clone)]
@@ -11,9 +11,12 @@ pub struct Disk(pub DiskConfig);
 /// An argument that is not of the form that its help shows.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ArgError {
-    /// of a disk
+    /// of a disk or a share
     #[error("the path is empty")]
     EmptyPath,
+    /// of a share
+    #[error("not of the form tag=NAME,path=DIR[,ro]")]
+    Share,
     /// of a network device
     #[error("no tap=NAME")]
     NoTap,
@@ -40,6 +43,29 @@ impl FromStr for Disk {
             return Err(ArgError::EmptyPath);
         }
         Ok(Self(DiskConfig { path: Some(path.into()), read_only, serial: None }))
+    }
+}
+
+/// A directory that is shared: `tag=NAME,path=DIR[,ro]`.
+#[derive(Debug, Clone)]
+pub struct SharedDirectory(pub FsConfig);
+
+impl FromStr for SharedDirectory {
+    type Err = ArgError;
+
+    fn from_str(text: &str) -> Result<Self, ArgError> {
+        let (text, read_only) = match text.strip_suffix(",ro") {
+            Some(text) => (text, true),
+            None => (text, false),
+        };
+        // The path is the rest, whatever it contains.
+        let parts = text.strip_prefix("tag=").and_then(|rest| rest.split_once(",path="));
+        let (tag, path) = parts.ok_or(ArgError::Share)?;
+        if path.is_empty() {
+            return Err(ArgError::EmptyPath);
+        }
+        let export = Export::Directory(Share { path: path.into(), read_only });
+        Ok(Self(FsConfig { tag: tag.into(), export: Some(export) }))
     }
 }
 
@@ -104,6 +130,9 @@ mod tests {
         for mac in ["", "02:00", "01:00:00:00:00:00", "02:00:00:00:00:00:00", "+2:00:00:00:00:00"] {
             assert_eq!(net(&format!("tap=a,mac={mac}")), ArgError::Mac(mac.into()));
         }
+        let share = |text: &str| SharedDirectory::from_str(text).map(|_| ()).unwrap_err();
+        assert_eq!(share("path=d,tag=t"), ArgError::Share);
+        assert_eq!(share("tag=t,path=,ro"), ArgError::EmptyPath);
         assert_eq!(Disk::from_str(",ro").map(|_| ()).unwrap_err(), ArgError::EmptyPath);
     }
 
@@ -112,6 +141,7 @@ mod tests {
         fn parsers_take_anything(text in ".{0,40}") {
             let _ = Disk::from_str(&text);
             let _ = Net::from_str(&text);
+            let _ = SharedDirectory::from_str(&text);
         }
     }
 }

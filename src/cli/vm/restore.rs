@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::devices::{Disk, Net};
+use super::devices::{Disk, Net, SharedDirectory};
 use super::wait::Attendance;
 use super::{MEMORY, STATE};
 use crate::cli::Failure;
@@ -21,7 +21,7 @@ use crate::vmm::snapshot::state::{MachineState, Plugs};
 /// Exit status: as that of `ampoule vm run`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The machine gets as many disks and network devices as the snapshot's had, and a \
+    after_help = "The machine gets as many disks, network devices and shares as the snapshot's had, and a \
     vsock device if that had one; the snapshot itself names nothing of the host. The disks must hold \
     what they held when the snapshot was made. Any number of machines can be restored from one \
     snapshot."
@@ -35,6 +35,9 @@ pub struct Args {
     /// Existing tap interface in place of the snapshot's; eth0 first
     #[arg(long = "net", value_name = "tap=NAME[,mac=M]")]
     nets: Vec<Net>,
+    /// Directory in place of the snapshot's share; the guest goes on with the tag that it knows
+    #[arg(long = "share", value_name = "tag=NAME,path=DIR[,ro]")]
+    shares: Vec<SharedDirectory>,
     /// Unix socket of the host side of the guest's vsock device
     #[arg(long, value_name = "PATH")]
     vsock: Option<PathBuf>,
@@ -96,6 +99,7 @@ fn plugs(args: Args, state: &MachineState) -> Result<Plugs, RestoreError> {
     };
     count("disks", saved.disks.len(), args.disks.len(), "--disk")?;
     count("network devices", saved.nets.len(), args.nets.len(), "--net")?;
+    count("shares", saved.shares.len(), args.shares.len(), "--share")?;
     let vsock = match (&saved.vsock, args.vsock) {
         (None, None) => None,
         (None, Some(_)) => return Err(RestoreError::Vsock),
@@ -117,6 +121,7 @@ fn plugs(args: Args, state: &MachineState) -> Result<Plugs, RestoreError> {
     Ok(Plugs {
         disks: args.disks.into_iter().map(|disk| disk.0).collect(),
         nets: args.nets.into_iter().map(|net| net.0).collect(),
+        shares: args.shares.into_iter().map(|share| share.0).collect(),
         vsock,
         serial: if args.serial { SerialMode::Stdio } else { SerialMode::Off },
     })
@@ -145,6 +150,8 @@ mod tests {
         let mut state = state();
         assert!(matches!(with(&state, "--disk d"), Err(RestoreError::Count { saved: 0, .. })));
         assert!(matches!(with(&state, "--net tap=t"), Err(RestoreError::Count { given: 1, .. })));
+        let shared = with(&state, "--share tag=t,path=d");
+        assert!(matches!(shared, Err(RestoreError::Count { what: "shares", .. })));
         assert!(matches!(with(&state, "--vsock v"), Err(RestoreError::Vsock)));
         with(&state, "").unwrap();
 

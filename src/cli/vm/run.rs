@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::devices::{Disk, Net};
+use super::devices::{Disk, Net, SharedDirectory};
 use super::wait::Attendance;
 use crate::cli::Failure;
 use crate::vmm::config::{MAX_VCPUS, MachineConfig, SerialMode, VsockConfig};
@@ -47,6 +47,9 @@ pub struct Args {
     /// Socket to make for `ampoule vm snapshot`, `pause` and `resume`
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// Directory for the guest to mount (mount -t virtiofs NAME /mnt), read-only with ",ro"
+    #[arg(long = "share", value_name = "tag=NAME,path=DIR[,ro]")]
+    shares: Vec<SharedDirectory>,
     /// Let the guest give free memory back to the host
     #[arg(long)]
     balloon: bool,
@@ -74,6 +77,7 @@ impl From<Args> for MachineConfig {
             }),
             rng: true,
             balloon: args.balloon,
+            shares: args.shares.into_iter().map(|share| share.0).collect(),
         }
     }
 }
@@ -89,6 +93,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vmm::config::{Export, FsConfig, Share};
     use clap::Parser;
 
     #[derive(Debug, Parser)]
@@ -106,7 +111,7 @@ mod tests {
     fn everything_lands_in_the_configuration() {
         let config = config(
             "--kernel k --initrd i --cmdline c --vcpus 3 --memory 256 --disk a --disk b,ro \
-             --net tap=t0,mac=02:00:00:00:00:0a --vsock v --balloon --serial",
+             --net tap=t0,mac=02:00:00:00:00:0a --vsock v --share tag=t,path=a,b,ro --balloon --serial",
         )
         .unwrap();
         assert_eq!((config.vcpus, config.memory_mib), (3, 256));
@@ -121,6 +126,9 @@ mod tests {
         assert_eq!(config.nets[0].mac, Some([2, 0, 0, 0, 0, 10]));
         assert_eq!(config.vsock.unwrap().guest_cid, 3);
         assert!(config.balloon);
+        let share = Share { path: "a,b".into(), read_only: true };
+        let expected = FsConfig { tag: "t".into(), export: Some(Export::Directory(share)) };
+        assert_eq!(config.shares, [expected]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::virtio::balloon::{Balloon, BalloonError};
 use super::virtio::block::{Block, BlockError};
+use super::virtio::fs::{Fs, FsError};
 use super::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, SharedDevice};
 use super::virtio::net::{Net, NetError};
 use super::virtio::rng::Rng;
@@ -28,6 +29,9 @@ pub enum DeviceError {
     /// a network device
     #[error(transparent)]
     Net(#[from] NetError),
+    /// a file system device
+    #[error(transparent)]
+    Fs(#[from] FsError),
     /// the vsock device
     #[error(transparent)]
     Vsock(#[from] VsockError),
@@ -68,6 +72,9 @@ pub fn make(config: &MachineConfig) -> Result<Vec<SharedDevice>, DeviceError> {
     }
     if config.balloon {
         devices.push(Arc::new(Mutex::new(Balloon::new()?)));
+    }
+    for share in &config.shares {
+        devices.push(Arc::new(Mutex::new(Fs::new(share)?)));
     }
     Ok(devices)
 }

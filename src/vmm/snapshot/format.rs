@@ -16,7 +16,7 @@ use super::state::MachineState;
 const MAGIC: &[u8; 8] = b"AMPOULES";
 
 /// Version of the format: grows with every change of [`MachineState`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const CHECKED_FROM: usize = 16;
 const WRITER: usize = 16;

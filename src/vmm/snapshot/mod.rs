@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use crate::vmm::devices::virtio::SaveError;
 use format::FormatError;
 use memory::MemoryError;
 use state::MachineState;
@@ -41,6 +42,9 @@ pub enum SnapshotError {
     /// the memory
     #[error("the snapshot's memory")]
     Memory(#[from] MemoryError),
+    /// a device has state that cannot be written down
+    #[error(transparent)]
+    Device(#[from] SaveError),
     /// it was made on a processor that is not this host's
     #[error(
         "the snapshot was made on another kind of processor ({saved}; this host has {host}): they \

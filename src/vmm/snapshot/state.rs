@@ -37,6 +37,8 @@ pub struct Plugs {
     pub disks: Vec<crate::vmm::config::DiskConfig>,
     /// Network devices, the first one first; those behind keep their taps.
     pub nets: Vec<crate::vmm::config::NetConfig>,
+    /// File systems, the first one first; those behind keep what they show.
+    pub shares: Vec<crate::vmm::config::FsConfig>,
     /// The vsock device's socket.
     pub vsock: Option<crate::vmm::config::VsockConfig>,
     /// Where the serial console goes.
@@ -53,6 +55,7 @@ impl MachineState {
         config.serial = plugs.serial;
         replace(&mut config.disks, plugs.disks, "disks")?;
         replace(&mut config.nets, plugs.nets, "network devices")?;
+        replace(&mut config.shares, plugs.shares, "shares")?;
         match (&mut config.vsock, plugs.vsock) {
             (_, None) => {}
             (Some(vsock), Some(plug)) => *vsock = plug,
@@ -118,6 +121,7 @@ pub mod testing {
                 vsock: None,
                 rng: false,
                 balloon: false,
+                shares: Vec::new(),
             },
             cpuid: Cpuid::new(&[], 1, true),
             vm: VmState::default(),
@@ -132,14 +136,16 @@ pub mod testing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vmm::config::{DiskConfig, VsockConfig};
+    use crate::vmm::config::{DiskConfig, FsConfig, VsockConfig};
 
     #[test]
     fn nothing_is_plugged_where_there_is_no_place() {
         let state = testing::state();
         let disk = DiskConfig { path: Some("d".into()), read_only: true, serial: None };
         let vsock = VsockConfig { guest_cid: 3, uds_path: "v".into(), listener: None };
+        let share = FsConfig { tag: "t".into(), export: None };
         for plugs in [
+            Plugs { shares: vec![share], ..Plugs::default() },
             Plugs { disks: vec![disk], ..Plugs::default() },
             Plugs { vsock: Some(vsock), ..Plugs::default() },
         ] {

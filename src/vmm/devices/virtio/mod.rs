@@ -8,6 +8,7 @@ pub mod balloon;
 pub mod block;
 mod buffers;
 mod counter;
+pub mod fs;
 mod interrupt;
 pub mod mmio;
 pub mod net;
@@ -20,7 +21,7 @@ pub mod vsock;
 
 pub use counter::Counter;
 pub use interrupt::{Interrupt, InterruptState};
-pub use state::{DeviceState, QueuePosition, RestoreError};
+pub use state::{DeviceState, QueuePosition, RestoreError, SaveError};
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -93,6 +94,21 @@ pub trait VirtioDevice: MutEventSubscriber + Send + std::fmt::Debug {
 
     /// The driver is ready.
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
+
+    /// Has work stop that is not done under the device's lock, until [`VirtioDevice::resume`]: the
+    /// machine is being paused.
+    fn pause(&mut self) {}
+
+    /// Lets that work go on.
+    fn resume(&mut self) {}
+
+    /// Whether the device can be saved as it is now.
+    ///
+    /// # Errors
+    /// It has state that means nothing elsewhere.
+    fn check_savable(&self) -> Result<(), SaveError> {
+        Ok(())
+    }
 
     /// How far it is on each queue, for a snapshot; none where no driver is at work.
     fn positions(&self) -> Option<Vec<QueuePosition>>;

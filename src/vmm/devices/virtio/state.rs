@@ -56,6 +56,22 @@ pub enum DeviceState {
     Rng,
     /// The balloon.
     Balloon(Sizes),
+    /// A file system that the driver has not mounted.
+    Fs {
+        /// The tag that the driver knows.
+        tag: String,
+    },
+}
+
+/// A device that cannot be saved as it is.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SaveError {
+    /// what the guest knows of the host's files are descriptors of this process
+    #[error("the guest has mounted the share {tag}: it can be saved only before that")]
+    Mounted {
+        /// the share
+        tag: String,
+    },
 }
 
 /// A device that cannot go on as it was saved.

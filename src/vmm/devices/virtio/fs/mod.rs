@@ -1,0 +1,34 @@
+//! File system device (virtio 1.2, 5.11): directories of the host as a file system of the guest.
+//!
+//! The driver's messages are those of FUSE; fuse-backend-rs decodes them and does what they ask for.
+//! Around it, from the host's kernel to the guest's messages:
+//!
+//! * [`export`]: the one directory that is served, a mount of its own that has no way out of it:
+//!   neither `..` nor a mount point below it leads to anything else, and what is shared read-only
+//!   cannot be written through it, as the kernel sees to that
+//! * [`guard`]: every operation's arguments, checked in one place
+//! * [`budget`]: how many descriptors a guest may make the process hold
+//! * [`copy`]: a request's descriptors, as they were when they were checked
+//! * [`session`]: messages, from the queue to an answer
+//! * [`worker`]: the thread that does all of this: the host's file systems may take their time
+//!
+//! Locks (POSIX and flock) are the guest's own: they hold among its processes, and the host does not
+//! see them. Data goes to the host with each write; what the guest has cached is looked at again when
+//! a file is opened, and names and attributes after a second.
+
+mod budget;
+mod copy;
+mod device;
+mod error;
+mod event_handler;
+mod export;
+mod guard;
+mod metrics;
+mod session;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use device::Fs;
+pub use error::FsError;
+pub use metrics::FsMetrics;

@@ -1,0 +1,251 @@
+//! The thread that serves a device's queues: the host's file systems may take their time, and no
+//! other device is to wait for them.
+//!
+//! It owns nothing. The queues are shared, under a lock that it takes for one request at a time: who
+//! else has it knows that no request is being worked on. Whoever wants it is let in before the next
+//! request.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, umask};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::metrics::FsMetrics;
+use super::session::Session;
+use crate::vmm::devices::virtio::Interrupt;
+use crate::vmm::devices::virtio::ring::{Ring, RingError};
+use crate::vmm::exit::lock;
+
+/// What there is between the driver's DRIVER_OK and its reset.
+#[derive(Debug)]
+pub struct Active {
+    /// The queue of urgent messages, which is looked at first, and the queue of requests.
+    pub rings: [Ring; 2],
+    /// Guest memory.
+    pub memory: GuestMemoryMmap,
+    /// How the guest is interrupted.
+    pub interrupt: Arc<Interrupt>,
+    /// What the messages are about.
+    pub session: Session,
+}
+
+impl Active {
+    /// Serves one request; tells whether there was one.
+    fn serve_one(&mut self) -> Result<bool, RingError> {
+        let Self { rings, memory, interrupt, session } = self;
+        for ring in rings.iter_mut() {
+            if let Some(chain) = ring.pop()? {
+                let head = chain.head_index();
+                let written = session.serve(chain, memory);
+                ring.push_used(head, written)?;
+                // At once: who waits for this one need not wait for those behind it.
+                ring.signal(interrupt)?;
+                return Ok(true);
+            }
+        }
+        let mut more = false;
+        for ring in rings {
+            more |= ring.enable_notification()?;
+        }
+        Ok(more)
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    active: Option<Active>,
+    paused: bool,
+    ended: bool,
+}
+
+/// What the device and its worker share.
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Threads that want the lock while the worker goes from request to request.
+    waiting: AtomicUsize,
+    turn: Condvar,
+    wake: EventFd,
+    events: [EventFd; 2],
+    metrics: Arc<FsMetrics>,
+}
+
+/// The worker of a device; dropping it ends the thread after the request that it is at.
+#[derive(Debug)]
+pub struct Worker {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// A worker without a thread yet, which will be notified of requests by `events`.
+    pub fn new(events: [EventFd; 2], metrics: Arc<FsMetrics>) -> io::Result<Self> {
+        let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        let shared = Shared {
+            state: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            turn: Condvar::new(),
+            wake,
+            events,
+            metrics,
+        };
+        Ok(Self { shared: Arc::new(shared), thread: None })
+    }
+
+    /// Lets it work on these queues.
+    pub fn activate(&mut self, active: Active) -> io::Result<()> {
+        self.with(|state| state.active = Some(active));
+        if self.thread.is_none() {
+            let shared = Arc::clone(&self.shared);
+            self.thread = Some(Builder::new().name("fs".into()).spawn(move || shared.run())?);
+        }
+        // Requests that were there before DRIVER_OK were notified of to nobody.
+        self.shared.wake.write(1)
+    }
+
+    /// Takes the queues away.
+    pub fn deactivate(&self) {
+        drop(self.with(|state| state.active.take()));
+    }
+
+    /// Has it work on nothing until [`Worker::resume`].
+    pub fn pause(&self) {
+        self.with(|state| state.paused = true);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.with(|state| state.paused = false);
+    }
+
+    /// Looks at the queues, between two requests; none where no driver is at work.
+    pub fn look<R>(&self, look: impl FnOnce(&Active) -> R) -> Option<R> {
+        self.with(|state| state.active.as_ref().map(look))
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        self.shared.waiting.fetch_add(1, Ordering::AcqRel);
+        let mut state = lock(&self.shared.state);
+        self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+        let result = act(&mut state);
+        drop(state);
+        self.shared.turn.notify_all();
+        result
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.with(|state| state.ended = true);
+        // Refused only by an eventfd that is at its top, and so signalled.
+        let _ = self.shared.wake.write(1);
+        if let Some(thread) = self.thread.take() {
+            // What a panicked thread has to say, it has said.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        let guard = PanicGuard(self);
+        if let Err(error) = act_for_the_guest() {
+            log::warn!("file system device: the guest's users cannot be acted for: {error}");
+        }
+        while guard.0.wait() && guard.0.work() {}
+    }
+
+    /// Waits for a notification.
+    fn wait(&self) -> bool {
+        let [urgent, requests] = &self.events;
+        let events = [urgent, requests, &self.wake];
+        let mut fds = events.map(|event| PollFd::new(borrow(event), PollFlags::POLLIN));
+        loop {
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) => break,
+                Err(nix::Error::EINTR) => {}
+                Err(error) => {
+                    log::error!("file system device without notifications: {error}");
+                    return false;
+                }
+            }
+        }
+        for event in events {
+            // Nothing to read means that it was another one; the queues say what there is to do.
+            let _ = event.read();
+        }
+        true
+    }
+
+    /// Serves requests until there are none. `false` if the device has gone.
+    fn work(&self) -> bool {
+        let mut state = lock(&self.state);
+        loop {
+            while !state.ended && (state.paused || self.waiting.load(Ordering::Acquire) > 0) {
+                state = self.turn.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            if state.ended {
+                return false;
+            }
+            match state.active.as_mut().map(Active::serve_one) {
+                Some(Ok(true)) => {}
+                Some(Ok(false)) | None => return true,
+                Some(Err(error)) => self.stop(&mut state, &error),
+            }
+        }
+    }
+
+    /// Stops after the driver broke a ring; only a reset helps.
+    fn stop(&self, state: &mut State, error: &RingError) {
+        // A driver that does it again and again must not fill the host's log.
+        if self.metrics.stopped.add(1) == 0 {
+            log::warn!("file system device stopped: {error:?}");
+        }
+        give_up(state);
+    }
+}
+
+fn give_up(state: &mut State) {
+    let Some(Active { interrupt, .. }) = state.active.take() else {
+        return;
+    };
+    if let Err(error) = interrupt.needs_reset() {
+        log::debug!("file system device: interrupt not raised: {error}");
+    }
+}
+
+/// Tells the guest if the thread panics: nobody would do its work.
+struct PanicGuard<'a>(&'a Shared);
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            give_up(&mut lock(&self.0.state));
+        }
+    }
+}
+
+/// Has the calling thread alone make files with the modes that the guest asks for, for the guest's
+/// users.
+fn act_for_the_guest() -> io::Result<()> {
+    // The mask is the process's otherwise.
+    unshare(CloneFlags::CLONE_FS)?;
+    umask(Mode::empty());
+    // fuse-backend-rs makes files as the guest's user. What that user may do the guest's kernel has
+    // decided, who knows the user's other groups and capabilities: the thread keeps its own.
+    // SAFETY: no memory is involved.
+    let kept = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, libc::SECBIT_NO_SETUID_FIXUP) };
+    if kept < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn borrow(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is the event's, which is borrowed for as long.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
+}

@@ -3,6 +3,7 @@
 //! The map of the crate; arrows between modules go down only:
 //!
 //! * [`cli`]: the `ampoule` command, one verb per file
+//! * [`oci`]: the OCI runtime command line, `ampoule-oci`, one verb per file
 //! * [`bench`]: how quickly sandboxes start, and what they are compared with
 //! * [`sandbox`]: a microVM and everything the host keeps for it
 //! * [`image`]: archives, the image store, flattening into EROFS
@@ -18,6 +19,7 @@ pub mod cli;
 pub mod clock;
 pub mod image;
 pub mod monitor;
+pub mod oci;
 pub mod report;
 pub mod sandbox;
 pub mod socket_file;

@@ -13,7 +13,7 @@ mod image;
 mod keeper;
 mod load;
 mod logs;
-mod monitor;
+pub(crate) mod monitor;
 mod ps;
 mod rm;
 mod run;

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ampoule_protocol::message::{
-    Create, Exec, ExitStatus, HookState, ProcessId, Request, Rootfs, RootfsSource, Stdio, UserName,
+    Create, Exec, ExitStatus, HookState, INIT, ProcessId, Request, Rootfs, RootfsSource, Stdio, UserName,
     Wake, WritableLayer,
 };
 use nix::sys::signal::Signal;
+use oci_spec::runtime::Spec;
 
 use super::error::SandboxError;
 use super::launch::IMAGE_DISK;
@@ -51,20 +52,22 @@ pub struct Starting {
     wakes: bool,
     /// The process is there already.
     goes_on: bool,
+    then: Then,
 }
 
-/// Asks for a container and its first process, of a guest that is first to be woken where it was
-/// restored.
-pub fn start(
-    vsock: &Path,
-    made: ContainerSpec,
-    ends: &Ends,
-    wake: Option<Wake>,
-) -> Result<Starting, SandboxError> {
-    let id = ProcessId::init(CONTAINER);
-    let terminal = made.spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
-    let stdio = Streams::names(&id.process, ends, terminal);
-    let create = Request::Create(Box::new(Create {
+/// What is to become of a container once it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Its program runs.
+    Start,
+    /// Its first process waits for somebody to start it.
+    Wait,
+}
+
+/// The request for a container on an image's disk.
+pub fn on_image(made: ContainerSpec, ends: &Ends) -> Create {
+    let stdio = Streams::names(INIT, ends, has_terminal(&made.spec));
+    Create {
         container: CONTAINER.to_owned(),
         spec: Box::new(made.spec),
         rootfs: Rootfs {
@@ -73,18 +76,38 @@ pub fn start(
         },
         identity: HookState::default(),
         user: made.user.map(|user| UserName { user }),
-        stdio: stdio.clone(),
-    }));
+        stdio,
+    }
+}
+
+fn has_terminal(spec: &Spec) -> bool {
+    spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false)
+}
+
+/// Asks for a container and its first process, of a guest that is first to be woken where it was
+/// restored.
+pub fn start(
+    vsock: &Path,
+    create: Create,
+    wake: Option<Wake>,
+    then: Then,
+) -> Result<Starting, SandboxError> {
+    let id = ProcessId::init(&create.container);
+    let has_terminal = has_terminal(&create.spec);
+    let stdio = create.stdio.clone();
     let mut opening = Client::begin(vsock, EXCHANGE_TIME)?;
     let wakes = wake.is_some();
     if let Some(wake) = wake {
         opening.send(&Request::Wake(Box::new(wake)))?;
     }
-    opening.send(&create)?;
-    opening.send(&Request::Start(id.clone()))?;
+    opening.send(&Request::Create(Box::new(create)))?;
+    if then == Then::Start {
+        opening.send(&Request::Start(id.clone()))?;
+    }
     opening.send(&Request::Wait(id.clone()))?;
     let vsock = vsock.to_owned();
-    Ok(Starting { id, has_terminal: terminal, vsock, stdio, opening, wakes, goes_on: false })
+    let goes_on = false;
+    Ok(Starting { id, has_terminal, vsock, stdio, opening, wakes, goes_on, then })
 }
 
 /// Asks the guest of a fork for the process that came along in it.
@@ -102,7 +125,8 @@ pub fn go_on(
     opening.send(&Request::Release)?;
     opening.send(&Request::Wait(id.clone()))?;
     let vsock = vsock.to_owned();
-    Ok(Starting { id, has_terminal, vsock, stdio, opening, wakes: true, goes_on: true })
+    let (wakes, goes_on, then) = (true, true, Then::Start);
+    Ok(Starting { id, has_terminal, vsock, stdio, opening, wakes, goes_on, then })
 }
 
 /// Unique in the guest, without asking anyone.
@@ -115,9 +139,9 @@ pub fn fresh_name(kind: &str) -> Result<String, SandboxError> {
 }
 
 impl Starting {
-    /// Waits until the process runs; `woken` is called when the guest is.
+    /// Waits until the process is as far as was asked for; `woken` is called when the guest is awake.
     pub fn finish(self, ends: &Ends, woken: impl FnOnce()) -> Result<Running, SandboxError> {
-        let Self { id, has_terminal, vsock, stdio, opening, wakes, goes_on } = self;
+        let Self { id, has_terminal, vsock, stdio, opening, wakes, goes_on, then } = self;
         let mut wait = opening.finish()?;
         if wakes {
             wait.receive_done()?;
@@ -131,7 +155,9 @@ impl Starting {
         } else {
             wait.receive_created()?;
         }
-        wait.receive_done()?;
+        if then == Then::Start {
+            wait.receive_done()?;
+        }
         Ok(Running { id, has_terminal, vsock, wait, side: None, streams })
     }
 }
@@ -169,6 +195,11 @@ impl Running {
         // A sandbox that can no longer be told is one whose end is under way.
         let _ = self.pass_on(signal);
         Ok(patience.is_over(signal, Instant::now()))
+    }
+
+    /// Passes the next signal on, however often the caller asked for an end.
+    pub fn pass_on_next(&mut self, signals: &Signals) -> Result<(), SandboxError> {
+        self.pass_next_on(signals, &mut Patience::default()).map(drop)
     }
 
     /// Takes the end that was waited for. Blocks: wait for [`Running::as_fd`] first.

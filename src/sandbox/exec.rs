@@ -57,7 +57,7 @@ pub fn run(registry: &Registry, wanted: &str, options: ExecOptions) -> Result<u8
     if detach {
         return Ok(0);
     }
-    let code = keep(&mut running, &signals);
+    let code = keep(&mut running, &signals, Caller::Impatient);
     drop(raw);
     if let Some(source) = running.streams.failure() {
         return Err(SandboxError::Host { what: "cannot write the process's output", source });
@@ -86,9 +86,21 @@ fn request(options: ExecOptions, ends: &Ends) -> Result<Exec, SandboxError> {
     })
 }
 
-/// Waits for the process's end and for the last byte of its output. A caller that has asked often
-/// enough no longer waits: the process is its container's to end.
-fn keep(running: &mut Running, signals: &Signals) -> Result<u8, SandboxError> {
+/// Who waits for a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// Waits until it ends.
+    Patient,
+    /// No longer waits when it has asked often enough: the process is its container's to end.
+    Impatient,
+}
+
+/// Waits for the process's end and for the last byte of its output.
+pub fn keep(
+    running: &mut Running,
+    signals: &Signals,
+    caller: Caller,
+) -> Result<u8, SandboxError> {
     let mut code = None;
     let mut patience = Patience::default();
     loop {
@@ -104,7 +116,7 @@ fn keep(running: &mut Running, signals: &Signals) -> Result<u8, SandboxError> {
             }
             (Some(0), Some(code)) => return Ok(code),
             _ => {
-                if running.pass_next_on(signals, &mut patience)? {
+                if running.pass_next_on(signals, &mut patience)? && caller == Caller::Impatient {
                     return Ok(code.unwrap_or(137));
                 }
             }

@@ -1,13 +1,12 @@
 //! Keeps one container: from its sandbox's start to the exit code.
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 
 use ampoule_protocol::message::{Event, ExitStatus, Request};
 use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::container::{self, Running, Starting};
+use super::container::{self, Running, Starting, Then};
 use super::error::SandboxError;
 use super::fork::{Fork, Frozen};
 use super::launch::{Launched, Sandbox};
@@ -69,7 +68,7 @@ pub fn run(
     let begun = match begin(job, template.as_ref(), &signals, &ends) {
         Err(error @ SandboxError::Template(_)) => {
             warn("the sandbox is booted instead, its template made anew next time", &error);
-            let forgotten = Templates::key(options)
+            let forgotten = Templates::key(&options.shape())
                 .and_then(|key| Ok(Templates::new(places.templates()).remove(&key)?));
             // Another start may have been faster.
             let _ = forgotten;
@@ -93,8 +92,8 @@ pub fn fork(
     drop(frozen);
     let ends = ends(&sandbox.state)?;
     let wake = wake(sandbox.state.short_id())?;
-    let starting = container::go_on(&vsock(&sandbox), fork.terminal, &ends, wake)
-        .map_err(|error| sandbox.guest.or_its_death(error))?;
+    let starting = container::go_on(&sandbox.machine.vsock(), fork.terminal, &ends, wake)
+        .map_err(|error| sandbox.machine.guest.or_its_death(error))?;
     let running = arrive(&mut sandbox, starting, &ends, &signals)?;
     go_on(Begun { sandbox, running, events: None, raw: None }, &signals, started, false)
 }
@@ -119,7 +118,7 @@ fn go_on(
         None => open_events(&mut sandbox)?,
     };
     // What others left is cleared when nobody waits for it; that it could not be is theirs to tell.
-    let _ = sandbox.sweep();
+    let _ = sandbox.machine.sweep();
 
     let exit = keep(&mut sandbox, &mut running, &mut events, signals);
     drop(raw);
@@ -146,14 +145,14 @@ fn begin(
 ) -> Result<Begun, SandboxError> {
     let Job { places, image, options, .. } = *job;
     let (mut sandbox, launched) = Sandbox::launch(places, image, options, template)?;
-    sandbox.guest.timings.command_us = job.command_us;
+    sandbox.machine.guest.timings.command_us = job.command_us;
     // Everything up to the next wait is done while the guest starts.
     let made = spec::container(&sandbox.state.id, &image.config, options)?;
     let ends = ends(&sandbox.state)?;
-    let vsock = vsock(&sandbox);
+    let vsock = sandbox.machine.vsock();
     let (events, wake) = match launched {
         Launched::Cold(listener) => {
-            (Some(sandbox.guest.await_ready(listener, Some(signals))?.events), None)
+            (Some(sandbox.machine.guest.await_ready(listener, Some(signals))?.events), None)
         }
         Launched::Warm => {
             let hostname = made.spec.hostname().as_deref().unwrap_or("ampoule");
@@ -161,8 +160,9 @@ fn begin(
         }
     };
     let raw = enter_raw(options)?;
-    let starting = container::start(&vsock, made, &ends, wake)
-        .map_err(|error| sandbox.guest.or_its_death(error))?;
+    let create = container::on_image(made, &ends);
+    let starting = container::start(&vsock, create, wake, Then::Start)
+        .map_err(|error| sandbox.machine.guest.or_its_death(error))?;
     let running = arrive(&mut sandbox, starting, &ends, signals)?;
     Ok(Begun { sandbox, running, events, raw })
 }
@@ -174,13 +174,13 @@ fn arrive(
     ends: &Ends,
     signals: &Signals,
 ) -> Result<Running, SandboxError> {
-    sandbox.guest.await_guest(starting.as_fd(), Some(signals))?;
-    let mut woken_us = sandbox.guest.timings.ready_us;
+    sandbox.machine.guest.await_guest(starting.as_fd(), Some(signals))?;
+    let mut woken_us = sandbox.machine.guest.timings.ready_us;
     let running = starting
         .finish(ends, || woken_us = now_us())
-        .map_err(|error| sandbox.guest.or_its_death(error))?;
-    sandbox.guest.timings.ready_us = woken_us;
-    sandbox.guest.timings.started_us = now_us();
+        .map_err(|error| sandbox.machine.guest.or_its_death(error))?;
+    sandbox.machine.guest.timings.ready_us = woken_us;
+    sandbox.machine.guest.timings.started_us = now_us();
     Ok(running)
 }
 
@@ -189,7 +189,7 @@ fn template(places: &Places, options: &Options) -> Option<Template> {
     if options.cold {
         return None;
     }
-    match Templates::new(places.templates()).get(options) {
+    match Templates::new(places.templates()).get(&options.shape()) {
         Ok(template) => Some(template),
         // Would be in the way of a boot, too, which tells it.
         Err(SandboxError::GuestFiles(_)) => None,
@@ -207,15 +207,11 @@ fn warn(what: &str, error: &SandboxError) {
 /// Has a restored guest's agent tell its events. The container runs already: nobody waits for this.
 fn open_events(sandbox: &mut Sandbox) -> Result<Client, SandboxError> {
     let open = || {
-        let mut opening = Client::begin(&vsock(sandbox), EXCHANGE_TIME)?;
+        let mut opening = Client::begin(&sandbox.machine.vsock(), EXCHANGE_TIME)?;
         opening.send(&Request::Events)?;
         opening.finish()
     };
-    open().map_err(|error| sandbox.guest.or_its_death(error))
-}
-
-fn vsock(sandbox: &Sandbox) -> PathBuf {
-    sandbox.kept().map(|kept| kept.folder.vsock()).unwrap_or_default()
+    open().map_err(|error| sandbox.machine.guest.or_its_death(error))
 }
 
 fn enter_raw(options: &Options) -> Result<Option<RawTerminal>, SandboxError> {
@@ -231,7 +227,7 @@ fn finish(
     exit: Result<ExitStatus, SandboxError>,
     remove: bool,
 ) -> Result<(u8, Timings), SandboxError> {
-    sandbox.guest.timings.exited_us = now_us();
+    sandbox.machine.guest.timings.exited_us = now_us();
     sandbox.state.status = Status::Exited;
     sandbox.state.finished = Some(Timestamp::now());
     sandbox.state.oom_killed = exit.as_ref().is_ok_and(|status| status.oom_killed);
@@ -266,7 +262,7 @@ fn keep(
         match wait(&mut fds, PollTimeout::NONE)? {
             Some(0) => {
                 let exit =
-                    running.take_exit().map_err(|error| sandbox.guest.or_its_death(error))?;
+                    running.take_exit().map_err(|error| sandbox.machine.guest.or_its_death(error))?;
                 drain(sandbox, running, signals)?;
                 return Ok(exit);
             }
@@ -276,7 +272,7 @@ fn keep(
                 }
             }
             Some(2) => {
-                if let Some(death) = sandbox.guest.death()? {
+                if let Some(death) = sandbox.machine.guest.death()? {
                     return Err(death);
                 }
             }

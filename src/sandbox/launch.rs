@@ -1,6 +1,7 @@
 //! Starts a sandbox: its folder and its monitor, cold from the kernel on or warm from a template.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 
 use super::error::SandboxError;
 use super::fork::{Fork, Frozen};
@@ -9,6 +10,7 @@ use super::monitored::Monitored;
 use super::options::Options;
 use super::places::Places;
 use super::registry::{Kept, Registry};
+use super::shape::Shape;
 use super::spec;
 use super::state::State;
 use super::template::{self, Template};
@@ -17,24 +19,48 @@ use crate::agent::ReadyListener;
 use crate::clock::now_us;
 use crate::image::Image;
 use crate::monitor::control::{MonitorRequest, Start};
-use crate::vmm::config::{DiskConfig, VsockConfig};
+use crate::vmm::config::{DiskConfig, Export, FsConfig, VsockConfig};
 use crate::vmm::snapshot::state::Plugs;
 
 /// Serial number of the disk that holds the image.
 pub const IMAGE_DISK: &str = "image";
 
+/// Tag of the file system that holds what a container sees of the host's directories.
+pub const SHARE: &str = "host";
+
 /// Context id of every guest: a sandbox's vsock is its own, so they need not differ.
 pub const GUEST_CID: u64 = 3;
 
-/// A sandbox whose keeper is this process. Dropping it leaves nothing behind but, where the options
-/// say so, its record.
+/// What of the host's is plugged into a guest.
+#[derive(Debug, Clone, Default)]
+pub struct Backing {
+    /// Disks; none leaves the slot for one empty.
+    pub disks: Vec<DiskConfig>,
+    /// What the guest finds in the file system [`SHARE`].
+    pub export: Option<Export>,
+}
+
+impl Backing {
+    fn shares(&self) -> Vec<FsConfig> {
+        vec![FsConfig { tag: SHARE.to_owned(), export: self.export.clone() }]
+    }
+}
+
+/// A sandbox's folder and guest, whose keeper is this process. Dropping it leaves nothing behind.
 #[derive(Debug)]
-pub struct Sandbox {
+pub struct Machine {
     registry: Registry,
     /// `None` once it is cleared away.
     kept: Option<Kept>,
     /// Its guest.
     pub guest: Monitored,
+}
+
+/// A sandbox that other commands know by a name. Dropping it leaves nothing behind.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// Its folder and guest.
+    pub machine: Machine,
     /// What other commands read of it.
     pub state: State,
 }
@@ -48,6 +74,81 @@ pub enum Launched {
     Warm,
 }
 
+impl Machine {
+    /// Makes the folder of a sandbox without a name and starts its guest.
+    pub fn start(
+        places: &Places,
+        shape: &Shape,
+        backing: Backing,
+        template: Option<&Template>,
+    ) -> Result<(Self, Launched), SandboxError> {
+        let registry = Registry::new(places);
+        let kept = registry.create_unnamed()?;
+        Self::keep(registry, kept, |kept| start(kept, shape, backing, template))
+    }
+
+    /// A machine of what `start` starts; on failure its folder goes.
+    fn keep<T>(
+        registry: Registry,
+        kept: Kept,
+        start: impl FnOnce(&Kept) -> Result<(Monitored, T), SandboxError>,
+    ) -> Result<(Self, T), SandboxError> {
+        match start(&kept) {
+            Ok((guest, launched)) => Ok((Self { registry, kept: Some(kept), guest }, launched)),
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = registry.remove(kept);
+                Err(error)
+            }
+        }
+    }
+
+    /// The sandbox's folder.
+    pub fn kept(&self) -> Option<&Kept> {
+        self.kept.as_ref()
+    }
+
+    /// The Unix socket behind which the guest's vsock ports are.
+    pub fn vsock(&self) -> PathBuf {
+        self.kept().map(|kept| kept.folder.vsock()).unwrap_or_default()
+    }
+
+    /// Clears away what killed keepers have left of other sandboxes.
+    pub fn sweep(&self) -> Result<(), SandboxError> {
+        Ok(self.registry.sweep()?)
+    }
+
+    /// Ends the guest and clears everything away.
+    pub fn end(mut self) -> Result<(), SandboxError> {
+        self.guest.end()?;
+        self.clear_away()
+    }
+
+    fn clear_away(&mut self) -> Result<(), SandboxError> {
+        match self.kept.take() {
+            Some(kept) => Ok(self.registry.remove(kept)?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl AsFd for Machine {
+    /// Readable when its monitor has something to tell.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.guest.as_fd()
+    }
+}
+
+impl Drop for Machine {
+    /// A start that failed, or a keeper that cannot go on: the machine ends, nothing stays.
+    fn drop(&mut self) {
+        if self.kept.is_some() {
+            let _ = self.guest.end();
+            let _ = self.clear_away();
+        }
+    }
+}
+
 impl Sandbox {
     /// Makes the folder and starts the monitor; the guest runs from here on.
     pub fn launch(
@@ -59,156 +160,152 @@ impl Sandbox {
         let command = spec::command(&image.config, options)?;
         let registry = Registry::new(places);
         let kept = registry.create(options.name.as_deref())?;
-        let started = match template {
-            Some(template) => Self::restore(&kept, image, template),
-            None => Self::boot(&kept, image, options),
+        let backing = Backing { disks: vec![disk(image)], export: None };
+        let (machine, launched) = Machine::keep(registry, kept, |kept| {
+            start(kept, &options.shape(), backing, template)
+        })?;
+        let known = Known {
+            image: options.image.clone(),
+            command,
+            terminal: options.terminal,
+            remove: options.remove,
         };
-        let begun = started.and_then(|(guest, launched)| {
-            // Written while the guest starts.
-            let mut state =
-                State::new(kept.id.clone(), kept.name.clone(), options.image.clone(), command);
-            state.terminal = options.terminal;
-            state.remove = options.remove;
-            state.monitor = Some(guest.pid());
-            state.write(&kept.folder.state())?;
-            Ok((guest, state, launched))
-        });
-        match begun {
-            Ok((guest, state, launched)) => {
-                Ok((Self { registry, kept: Some(kept), guest, state }, launched))
-            }
-            Err(error) => {
-                // The first error is the one to tell.
-                let _ = registry.remove(kept);
-                Err(error)
-            }
-        }
+        Ok((Self::write(machine, known)?, launched))
     }
 
     /// Makes the folder of a fork and restores its guest, which is to be woken.
     pub fn fork(places: &Places, fork: &Fork, frozen: &Frozen) -> Result<Self, SandboxError> {
         let registry = Registry::new(places);
         let kept = registry.create(fork.name.as_deref())?;
-        let begun = Self::resume(&kept, Vec::new(), [frozen.state.as_fd(), frozen.memory.as_fd()])
-            .and_then(|guest| {
-                let (image, command) = (fork.image.clone(), fork.command.clone());
-                let mut state = State::new(kept.id.clone(), kept.name.clone(), image, command);
-                state.terminal = fork.terminal;
-                state.remove = fork.remove;
-                state.monitor = Some(guest.pid());
-                state.write(&kept.folder.state())?;
-                Ok((guest, state))
-            });
-        match begun {
-            Ok((guest, state)) => Ok(Self { registry, kept: Some(kept), guest, state }),
-            Err(error) => {
-                let _ = registry.remove(kept);
-                Err(error)
-            }
-        }
-    }
-
-    fn boot(
-        kept: &Kept,
-        image: &Image,
-        options: &Options,
-    ) -> Result<(Monitored, Launched), SandboxError> {
-        let files = GuestFiles::find(options.kernel.as_deref())?;
-        let vsock = kept.folder.vsock();
-        let listener = ReadyListener::bind(&vsock)
-            .map_err(SandboxError::host("cannot listen for the guest's agent"))?;
-        let mut machine = template::machine(&files, options, &vsock);
-        machine.disks = vec![disk(image)];
-        let start = Start::Boot(machine);
-        let guest = Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), None)?;
-        Ok((guest, Launched::Cold(listener)))
-    }
-
-    fn restore(
-        kept: &Kept,
-        image: &Image,
-        template: &Template,
-    ) -> Result<(Monitored, Launched), SandboxError> {
-        let snapshot = [template.state.as_fd(), template.memory.as_fd()];
-        Ok((Self::resume(kept, vec![disk(image)], snapshot)?, Launched::Warm))
-    }
-
-    /// A guest that goes on from a snapshot (its state and memory), with these disks.
-    fn resume(
-        kept: &Kept,
-        disks: Vec<DiskConfig>,
-        snapshot: [BorrowedFd<'_>; 2],
-    ) -> Result<Monitored, SandboxError> {
-        let vsock = kept.folder.vsock();
-        let plugs = Plugs {
-            disks,
-            vsock: Some(VsockConfig {
-                guest_cid: GUEST_CID,
-                uds_path: vsock.clone(),
-                listener: None,
-            }),
-            ..Plugs::default()
+        let snapshot = [frozen.state.as_fd(), frozen.memory.as_fd()];
+        let (machine, ()) = Machine::keep(registry, kept, |kept| {
+            Ok((resume(kept, Backing::default(), snapshot)?, ()))
+        })?;
+        let known = Known {
+            image: fork.image.clone(),
+            command: fork.command.clone(),
+            terminal: fork.terminal,
+            remove: fork.remove,
         };
-        let start = Start::Restore(plugs);
-        let mut guest =
-            Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), Some(snapshot))?;
-        guest.timings.warm = true;
-        Ok(guest)
+        Self::write(machine, known)
+    }
+
+    /// With its first state, which is written while the guest starts.
+    fn write(machine: Machine, known: Known) -> Result<Self, SandboxError> {
+        let (id, name) = machine
+            .kept()
+            .map(|kept| (kept.id.clone(), kept.name.clone()))
+            .unwrap_or_default();
+        let mut state = State::new(id, name, known.image, known.command);
+        state.terminal = known.terminal;
+        state.remove = known.remove;
+        state.monitor = Some(machine.guest.pid());
+        let sandbox = Self { machine, state };
+        sandbox.write_state()?;
+        Ok(sandbox)
     }
 
     /// Asks the monitor when the machine started, and waits for its answer.
     pub fn take_timings(&mut self) -> Result<(), SandboxError> {
-        self.guest.ask(MonitorRequest::Timings, &[])
-    }
-
-    /// The sandbox's folder.
-    pub fn kept(&self) -> Option<&Kept> {
-        self.kept.as_ref()
+        self.machine.guest.ask(MonitorRequest::Timings, &[])
     }
 
     /// Writes the state down.
     pub fn write_state(&self) -> Result<(), SandboxError> {
-        let Some(kept) = &self.kept else {
+        let Some(kept) = self.machine.kept() else {
             return Ok(());
         };
         Ok(self.state.write(&kept.folder.state())?)
     }
 
-    /// Clears away what killed keepers have left of other sandboxes.
-    pub fn sweep(&self) -> Result<(), SandboxError> {
-        Ok(self.registry.sweep()?)
-    }
-
     /// Ends the machine and leaves the container's record, or nothing.
     pub fn end(mut self, keep_record: bool) -> Result<Timings, SandboxError> {
-        self.guest.end()?;
+        self.machine.guest.end()?;
         if keep_record {
             self.write_state()?;
-            if let Some(kept) = self.kept.take() {
+            if let Some(kept) = self.machine.kept.take() {
                 kept.folder.remove_sockets();
             }
-        } else if let Some(kept) = self.kept.take() {
-            self.registry.remove(kept)?;
+        } else {
+            self.machine.clear_away()?;
         }
-        self.guest.timings.cleared_us = now_us();
-        Ok(self.guest.timings)
+        self.machine.guest.timings.cleared_us = now_us();
+        Ok(self.machine.guest.timings)
     }
+}
+
+/// What is known of a container from its start on.
+struct Known {
+    image: String,
+    command: Vec<String>,
+    terminal: bool,
+    remove: bool,
 }
 
 impl AsFd for Sandbox {
     /// Readable when its monitor has something to tell.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.guest.as_fd()
+        self.machine.as_fd()
     }
 }
 
-impl Drop for Sandbox {
-    /// A start that failed, or a keeper that cannot go on: the machine ends, nothing stays.
-    fn drop(&mut self) {
-        let Some(kept) = self.kept.take() else { return };
-        let _ = self.guest.end();
-        let _ = self.registry.remove(kept);
+/// Starts the guest of a sandbox that this process keeps, from a template where there is one.
+pub fn start(
+    kept: &Kept,
+    shape: &Shape,
+    backing: Backing,
+    template: Option<&Template>,
+) -> Result<(Monitored, Launched), SandboxError> {
+    match template {
+        Some(template) => {
+            let snapshot = [template.state.as_fd(), template.memory.as_fd()];
+            Ok((resume(kept, backing, snapshot)?, Launched::Warm))
+        }
+        None => boot(kept, shape, backing),
     }
+}
+
+fn boot(
+    kept: &Kept,
+    shape: &Shape,
+    backing: Backing,
+) -> Result<(Monitored, Launched), SandboxError> {
+    let files = GuestFiles::find(shape.kernel.as_deref())?;
+    let vsock = kept.folder.vsock();
+    let listener = ReadyListener::bind(&vsock)
+        .map_err(SandboxError::host("cannot listen for the guest's agent"))?;
+    let mut machine = template::machine(&files, shape, &vsock);
+    machine.shares = backing.shares();
+    if !backing.disks.is_empty() {
+        machine.disks = backing.disks;
+    }
+    let start = Start::Boot(machine);
+    let guest = Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), None)?;
+    Ok((guest, Launched::Cold(listener)))
+}
+
+/// A guest that goes on from a snapshot (its state and memory).
+fn resume(
+    kept: &Kept,
+    backing: Backing,
+    snapshot: [BorrowedFd<'_>; 2],
+) -> Result<Monitored, SandboxError> {
+    let vsock = kept.folder.vsock();
+    let plugs = Plugs {
+        shares: backing.shares(),
+        disks: backing.disks,
+        vsock: Some(VsockConfig {
+            guest_cid: GUEST_CID,
+            uds_path: vsock.clone(),
+            listener: None,
+        }),
+        ..Plugs::default()
+    };
+    let start = Start::Restore(plugs);
+    let mut guest =
+        Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), Some(snapshot))?;
+    guest.timings.warm = true;
+    Ok(guest)
 }
 
 fn disk(image: &Image) -> DiskConfig {

@@ -10,35 +10,39 @@
 //! * [`log`], [`timings`]: what a detached container wrote; when what happened
 //! * [`stats`]: what a running one takes of the host
 
-mod container;
+pub(crate) mod container;
 pub mod detach;
 mod error;
 pub mod exec;
 pub mod fork;
 mod guest;
 pub mod keeper;
-mod launch;
+pub(crate) mod launch;
 pub mod lifecycle;
 pub mod log;
-mod monitored;
+pub(crate) mod monitored;
 mod options;
 mod places;
 pub mod process;
 mod registry;
-mod signals;
+mod shape;
+pub(crate) mod signals;
 pub mod spec;
 mod state;
 pub mod stats;
-mod streams;
+pub(crate) mod streams;
 pub mod template;
 pub mod timings;
-mod wake;
+pub(crate) mod wake;
 
+pub use container::CONTAINER;
 pub use error::SandboxError;
 pub use guest::{GuestFiles, GuestFilesError};
+pub use launch::SHARE;
 pub use options::{LEAST_MEMORY, Options};
 pub use places::Places;
 pub use registry::{Entry, Folder, Registry, RegistryError};
+pub use shape::Shape;
 pub use spec::SpecError;
 pub use state::{State, StateError, Status};
 pub use streams::Ends;

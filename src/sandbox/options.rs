@@ -4,14 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::vmm::config::MAX_VCPUS;
-
-/// Guest memory where no limit is given, in bytes.
-const DEFAULT_MEMORY: u64 = 512 << 20;
-
-/// What the guest's kernel and agent take beside a container's own limit, in bytes, with one part
-/// in 32 of the limit on top for the kernel's page descriptors and tables.
-const GUEST_OVERHEAD: u64 = 64 << 20;
+use super::shape::Shape;
 
 /// Least memory limit that is accepted, in bytes (docker's).
 pub const LEAST_MEMORY: u64 = 6 << 20;
@@ -55,39 +48,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// vCPUs of the machine: the CPUs asked for, rounded up.
-    pub fn vcpus(&self) -> u8 {
-        let most = f64::from(MAX_VCPUS);
-        // In range by the clamp; a NaN becomes 1.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        self.cpus.map_or(1, |cpus| cpus.ceil().clamp(1.0, most) as u8)
-    }
-
-    /// Memory of the machine in MiB: room for the container's limit and the guest beside it.
-    pub fn machine_mib(&self) -> u32 {
-        let bytes = self
-            .memory
-            .map_or(DEFAULT_MEMORY, |limit| limit.saturating_add(limit / 32 + GUEST_OVERHEAD));
-        u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fraction_of_a_cpu_takes_a_whole_vcpu() {
-        let with = |cpus| Options { cpus: Some(cpus), ..Options::default() }.vcpus();
-        assert_eq!([with(0.1), with(1.0), with(1.5), with(3.0), with(99.0)], [1, 1, 2, 3, 32]);
-        assert_eq!(Options::default().vcpus(), 1);
-    }
-
-    #[test]
-    fn the_machine_holds_the_limit_and_the_guest() {
-        let with = |memory| Options { memory, ..Options::default() }.machine_mib();
-        assert_eq!(with(None), 512);
-        assert_eq!(with(Some(64 << 20)), 64 + 2 + 64);
-        assert_eq!(with(Some(u64::MAX)), u32::MAX);
+    /// The machine that the container needs.
+    pub fn shape(&self) -> Shape {
+        Shape::new(self.cpus, self.memory, self.kernel.clone())
     }
 }

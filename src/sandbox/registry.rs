@@ -167,6 +167,18 @@ impl Registry {
 
     /// Makes a folder for a new sandbox, locked by this process; a random name where none is given.
     pub fn create(&self, name: Option<&str>) -> Result<Kept, RegistryError> {
+        self.make(|short| self.claim(name, short))
+    }
+
+    /// The same for one that is known by no name.
+    pub fn create_unnamed(&self) -> Result<Kept, RegistryError> {
+        self.make(|_| Ok((self.lock_all(FlockArg::LockShared)?, String::new())))
+    }
+
+    fn make(
+        &self,
+        claim: impl FnOnce(&str) -> Result<(Flock<File>, String), RegistryError>,
+    ) -> Result<Kept, RegistryError> {
         let all = self.places.sandboxes();
         for path in [&all, &self.places.names()] {
             fs::DirBuilder::new()
@@ -183,7 +195,7 @@ impl Registry {
         if longest.as_os_str().len() > SOCKET_PATH_LIMIT {
             return Err(RegistryError::PathTooLong(longest));
         }
-        let (_making, name) = self.claim(name, short)?;
+        let (_making, name) = claim(short)?;
         let kept = fs::DirBuilder::new()
             .mode(0o700)
             .create(&folder.path)

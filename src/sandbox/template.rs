@@ -26,12 +26,14 @@ use sha2::{Digest, Sha256};
 
 use super::error::SandboxError;
 use super::guest::GuestFiles;
-use super::launch::{GUEST_CID, IMAGE_DISK};
+use super::launch::{GUEST_CID, IMAGE_DISK, SHARE};
 use super::monitored::{Monitored, wait};
-use super::options::Options;
+use super::shape::Shape;
 use crate::agent::{Client, EXCHANGE_TIME, ReadyListener};
 use crate::monitor::control::{MonitorRequest, Start};
-use crate::vmm::config::{DiskConfig, MachineConfig, NetConfig, SerialMode, VsockConfig};
+use crate::vmm::config::{
+    DiskConfig, FsConfig, MachineConfig, NetConfig, SerialMode, VsockConfig,
+};
 use crate::vmm::snapshot::format;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
@@ -152,13 +154,13 @@ impl From<&fs::Metadata> for Identity {
 }
 
 /// The machine of a sandbox, with empty slots for what differs between sandboxes.
-pub fn machine(guest: &GuestFiles, options: &Options, vsock: &Path) -> MachineConfig {
+pub fn machine(guest: &GuestFiles, shape: &Shape, vsock: &Path) -> MachineConfig {
     MachineConfig {
         kernel: guest.kernel.clone(),
         initrd: Some(guest.initramfs.clone()),
         cmdline: String::new(),
-        vcpus: options.vcpus(),
-        memory_mib: options.machine_mib(),
+        vcpus: shape.vcpus,
+        memory_mib: shape.memory_mib,
         serial: SerialMode::Off,
         disks: vec![DiskConfig { path: None, read_only: true, serial: Some(IMAGE_DISK.into()) }],
         nets: vec![NetConfig { tap: None, mac: None }],
@@ -169,7 +171,7 @@ pub fn machine(guest: &GuestFiles, options: &Options, vsock: &Path) -> MachineCo
         }),
         rng: true,
         balloon: true,
-        shares: Vec::new(),
+        shares: vec![FsConfig { tag: SHARE.into(), export: None }],
     }
 }
 
@@ -182,7 +184,7 @@ pub struct Templates {
 /// A template that is wanted: what its key is made of.
 #[derive(Debug)]
 struct Wanted<'a> {
-    options: &'a Options,
+    shape: &'a Shape,
     guest: GuestFiles,
     parts: Vec<(PathBuf, Identity)>,
     key: String,
@@ -194,10 +196,10 @@ impl Templates {
         Self { folder }
     }
 
-    /// The template for a sandbox with these options; made now if there is none. Who makes it
+    /// The template for a machine of this shape; made now if there is none. Who makes it
     /// keeps others that want the same one waiting.
-    pub fn get(&self, options: &Options) -> Result<Template, SandboxError> {
-        let wanted = Wanted::new(options)?;
+    pub fn get(&self, shape: &Shape) -> Result<Template, SandboxError> {
+        let wanted = Wanted::new(shape)?;
         if let Some(template) = self.open(&wanted.key) {
             return Ok(template);
         }
@@ -219,8 +221,8 @@ impl Templates {
     }
 
     /// The key of the template that [`Templates::get`] gives.
-    pub fn key(options: &Options) -> Result<String, SandboxError> {
-        Ok(Wanted::new(options)?.key)
+    pub fn key(shape: &Shape) -> Result<String, SandboxError> {
+        Ok(Wanted::new(shape)?.key)
     }
 
     /// Opens a template; none that is not there, or whose memory is not what was written.
@@ -256,8 +258,8 @@ impl Templates {
         let about = About {
             key: wanted.key.clone(),
             kernel: wanted.guest.kernel.clone(),
-            vcpus: wanted.options.vcpus(),
-            memory_mib: wanted.options.machine_mib(),
+            vcpus: wanted.shape.vcpus,
+            memory_mib: wanted.shape.memory_mib,
             created: Timestamp::now(),
             memory,
             parts,
@@ -352,20 +354,20 @@ impl Templates {
 }
 
 impl<'a> Wanted<'a> {
-    fn new(options: &'a Options) -> Result<Self, SandboxError> {
-        let guest = GuestFiles::find(options.kernel.as_deref())?;
+    fn new(shape: &'a Shape) -> Result<Self, SandboxError> {
+        let guest = GuestFiles::find(shape.kernel.as_deref())?;
         let program = PathBuf::from("/proc/self/exe");
         let mut parts = Vec::with_capacity(3);
         for path in [&guest.kernel, &guest.initramfs, &program] {
             let identity = Identity::of(path).map_err(file("look at", path))?;
             parts.push((fs::canonicalize(path).unwrap_or_else(|_| path.clone()), identity));
         }
-        let shape = machine(&guest, options, Path::new(""));
-        let facts = (format::VERSION, &parts, &shape, processor());
+        let machine = machine(&guest, shape, Path::new(""));
+        let facts = (format::VERSION, &parts, &machine, processor());
         let facts = serde_json::to_vec(&facts).map_err(io::Error::other);
         let digest = Sha256::digest(facts.map_err(file("describe", &guest.kernel))?);
         let key = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { options, guest, parts, key })
+        Ok(Self { shape, guest, parts, key })
     }
 }
 
@@ -406,7 +408,7 @@ fn snapshot(wanted: &Wanted<'_>, folder: &Path) -> Result<(), SandboxError> {
     let (state, memory) = (create(STATE)?, create(MEMORY)?);
     let listener = ReadyListener::bind(&vsock)
         .map_err(SandboxError::host("cannot listen for the guest's agent"))?;
-    let start = Start::Boot(machine(&wanted.guest, wanted.options, &vsock));
+    let start = Start::Boot(machine(&wanted.guest, wanted.shape, &vsock));
     let control = sockets.path().join("control.sock");
     let mut guest = Monitored::start("template", start, &vsock, &control, None).map_err(boxed)?;
     let ready = guest.await_ready(listener, None).map_err(boxed)?;

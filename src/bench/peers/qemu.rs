@@ -34,8 +34,8 @@ pub fn prepare(
     let qemu = Qemu {
         program: program.to_owned(),
         guest: GuestFiles::find(options.kernel.as_deref())?,
-        vcpus: options.vcpus(),
-        memory_mib: options.machine_mib(),
+        vcpus: options.shape().vcpus,
+        memory_mib: options.shape().memory_mib,
     };
     let does =
         "QEMU microvm: boots the same guest until its agent finds no host; runs no container";

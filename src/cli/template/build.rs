@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::super::arguments::{cpus, memory};
 use super::super::{Failure, Global};
-use crate::sandbox::Options;
+use crate::sandbox::Shape;
 use crate::sandbox::template::Templates;
 
 /// Make the template that `ampoule run` with the same options is restored from, and print its key
@@ -26,8 +26,8 @@ pub struct Args {
 pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     let Args { cpus, memory, kernel } = args;
     let kernel = kernel.map(|path| std::path::absolute(&path).unwrap_or(path));
-    let options = Options { cpus, memory, kernel, ..Options::default() };
-    Templates::new(global.places().templates()).get(&options)?;
-    println!("{}", Templates::key(&options)?);
+    let shape = Shape::new(cpus, memory, kernel);
+    Templates::new(global.places().templates()).get(&shape)?;
+    println!("{}", Templates::key(&shape)?);
     Ok(ExitCode::SUCCESS)
 }

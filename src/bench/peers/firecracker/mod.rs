@@ -24,7 +24,7 @@ pub fn prepare(
 ) -> Result<Vec<Entrant>, Unready> {
     let options = setting.options;
     let guest = GuestFiles::find(options.kernel.as_deref())?;
-    let machine = machine(&guest, options.vcpus(), options.machine_mib());
+    let machine = machine(&guest, options.shape().vcpus, options.shape().memory_mib);
     let entrant = |name: &str, does, subject: Box<dyn Subject>| {
         let (name, version) = (name.to_owned(), version.clone());
         Entrant { name, does, version, ours: false, subject }

@@ -1,0 +1,44 @@
+//! A container's terminal, as its caller sees it: the master goes to the caller's socket, the slave
+//! is the keeper's own, whose bytes travel to the terminal in the guest and back.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::pty::{OpenptyResult, Winsize, openpty};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, ttyname};
+
+nix::ioctl_write_int_bad!(set_controlling, libc::TIOCSCTTY);
+
+/// Makes a terminal this process's own, and sends its master to whoever listens at `socket`. The
+/// process must be the leader of a session.
+pub fn take(socket: &Path, size: Option<(u16, u16)>) -> io::Result<()> {
+    let (ws_row, ws_col) = size.unwrap_or_default();
+    let size = Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 };
+    let OpenptyResult { master, slave } = openpty(&size, None)?;
+    // What a terminal does to bytes, the guest's does.
+    let mut raw = tcgetattr(&slave)?;
+    cfmakeraw(&mut raw);
+    tcsetattr(&slave, SetArg::TCSANOW, &raw)?;
+    // SAFETY: TIOCSCTTY takes an integer.
+    unsafe { set_controlling(slave.as_raw_fd(), 0) }?;
+    send(socket, &master, ttyname(&slave)?.as_os_str().as_bytes())?;
+    dup2_stdin(&slave)?;
+    dup2_stdout(&slave)?;
+    dup2_stderr(&slave)?;
+    Ok(())
+}
+
+/// Sends one message to whoever listens at `socket`: a descriptor, and what it is.
+pub fn send(socket: &Path, descriptor: &impl AsFd, name: &[u8]) -> io::Result<()> {
+    let socket = UnixStream::connect(socket)?;
+    let parts = [IoSlice::new(name)];
+    let descriptors = [descriptor.as_fd().as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    sendmsg::<()>(socket.as_raw_fd(), &parts, &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+    Ok(())
+}

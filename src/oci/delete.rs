@@ -1,0 +1,107 @@
+//! `ampoule-oci delete`: what is left of a container goes.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::error::host;
+use super::hooks::{self, Kind};
+use super::record::{Record, Status};
+use super::store::Held;
+use super::{Global, OciError, cgroup, kill};
+use crate::sandbox::process::Process;
+use crate::sandbox::{Registry, SandboxError};
+
+/// How long a keeper may take to end once its container has: it hands over what the container wrote.
+const KEEPER_TIME: Duration = Duration::from_secs(10);
+
+/// Remove a container that has ended or was not started
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// End it first, whatever its state; a container that does not exist is no error
+    #[arg(short, long)]
+    force: bool,
+    /// Id of the container
+    id: String,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args, global: &Global) -> Result<ExitCode, OciError> {
+    if args.force { by_force(global, &args.id)? } else { ended(global, &args.id)? }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes a container that has ended or was not started.
+pub fn ended(global: &Global, id: &str) -> Result<(), OciError> {
+    let (held, record) = global.store().hold(id)?;
+    delete(global, held, &record, false)
+}
+
+/// Removes whatever there is of a container.
+pub fn by_force(global: &Global, id: &str) -> Result<(), OciError> {
+    let store = global.store();
+    match store.hold(id) {
+        Ok((held, record)) => delete(global, held, &record, true),
+        // What a command leaves that was killed before there was a container.
+        Err(OciError::NotFound(_) | OciError::Record { .. }) => match store.hold_any(id) {
+            Ok(held) => remains(global, held),
+            Err(OciError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+fn delete(global: &Global, held: Held, record: &Record, force: bool) -> Result<(), OciError> {
+    match record.status {
+        Status::Stopped => {}
+        Status::Created => end(&held, record)?,
+        _ if force => end(&held, record)?,
+        status => return Err(OciError::NotStopped { id: record.id.clone(), status }),
+    }
+    let hooks = held.folder.read_config();
+    sweep(record)?;
+    held.remove()?;
+    // The container is gone: that a hook fails is told, and changes nothing (section "Lifecycle").
+    let ran = hooks.and_then(|spec| Ok(hooks::run(&spec, Kind::Poststop, record)?));
+    if let Err(error) = ran {
+        global.log().warn(&crate::report::chain(&error));
+    }
+    Ok(())
+}
+
+/// Ends a container and its keeper.
+fn end(held: &Held, record: &Record) -> Result<(), OciError> {
+    // The handle is on the container's keeper if that still lives when the handle is there.
+    let keeper = Process::of(record.pid).ok().filter(|_| held.folder.is_kept());
+    let Some(keeper) = keeper else { return Ok(()) };
+    let killed = kill::kill(record, Signal::SIGKILL as i32, true);
+    let waiting = host("wait for the container's end");
+    if killed.is_ok() && keeper.ends_within(Some(KEEPER_TIME)).map_err(waiting)? {
+        return Ok(());
+    }
+    // A guest that does not answer, or a keeper that cannot hand over what its container wrote: its
+    // monitor dies with it.
+    let _ = keeper.signal(Signal::SIGKILL);
+    keeper.ends_within(None).map_err(host("wait for the container's end"))?;
+    Ok(())
+}
+
+/// Clears away what a keeper that was killed could not.
+fn sweep(record: &Record) -> Result<(), OciError> {
+    Registry::new(&record.places).sweep().map_err(SandboxError::from)?;
+    for group in &record.cgroups {
+        cgroup::remove(group)?;
+    }
+    Ok(())
+}
+
+fn remains(global: &Global, held: Held) -> Result<(), OciError> {
+    if held.folder.is_kept() {
+        // Its keeper has no command to speak to any more, and ends by itself.
+        held.folder.await_keeper()?;
+    }
+    Registry::new(&global.places()).sweep().map_err(SandboxError::from)?;
+    held.remove()
+}

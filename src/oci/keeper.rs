@@ -1,0 +1,437 @@
+//! `ampoule-oci keeper`: the process whose pid callers know as the container's, or as that of a
+//! further process in one. It lives as long, carries its input and output, and exits with its code.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+
+use ampoule_protocol::message::{
+    Create, Exec, ExitStatus, HookState, INIT, Rootfs, RootfsSource, WritableLayer,
+};
+use jiff::Timestamp;
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use oci_spec::runtime::{Process, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::bundle::Bundle;
+use super::error::{OciError, file, host};
+use super::face::{Face, Mirror, pair};
+use super::hooks::{self, Kind};
+use super::record::{Record, Status};
+use super::spawn::CHANNEL_FD;
+use super::store::Store;
+use super::translate::{self, Translated};
+use super::{cgroup, console};
+use crate::monitor::channel::Channel;
+use crate::report::chain;
+use crate::sandbox::container::{self, Running, Then};
+use crate::sandbox::launch::{Backing, Launched, Machine};
+use crate::sandbox::monitored::wait;
+use crate::sandbox::signals::Signals;
+use crate::sandbox::streams::Streams;
+use crate::sandbox::template::{Template, Templates};
+use crate::sandbox::wake::wake;
+use crate::sandbox::{CONTAINER, Ends, Places, Registry, SHARE, SandboxError, exec};
+
+/// Largest process that is taken, in bytes.
+const PROCESS_LIMIT: u64 = 3 << 20;
+
+/// What a keeper is to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Job {
+    /// Create a container and keep it.
+    Create(CreateJob),
+    /// Run a further process and keep it; the OCI process comes as a descriptor.
+    Exec(ExecJob),
+}
+
+/// A new container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateJob {
+    /// Its id; its folder is made already, and has its `config.json`.
+    pub id: String,
+    /// The `--root` of its folder.
+    pub root: PathBuf,
+    /// Absolute path of its bundle.
+    pub bundle: PathBuf,
+    /// Where sandboxes and templates are.
+    pub places: Places,
+    /// Where its terminal's master goes.
+    pub console_socket: Option<PathBuf>,
+    /// How `linux.cgroupsPath` is read.
+    pub systemd_cgroup: bool,
+}
+
+/// A further process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecJob {
+    /// The socket of the guest.
+    pub vsock: PathBuf,
+    /// Where its terminal's master goes.
+    pub console_socket: Option<PathBuf>,
+}
+
+/// What a keeper tells the command that started it; once.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The process is there.
+    Made(Made),
+    /// There is none, and nothing is left.
+    Failed {
+        /// Why.
+        message: String,
+    },
+}
+
+/// What is told of a process that is there.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Made {
+    /// The socket of the guest.
+    pub vsock: PathBuf,
+    /// Absolute path of the container's root file system.
+    pub rootfs: PathBuf,
+    /// Where the sandbox is.
+    pub places: Option<Places>,
+    /// Control groups of the host that were made.
+    pub cgroups: Vec<PathBuf>,
+    /// What is not as it was asked for.
+    pub warnings: Vec<String>,
+}
+
+impl Made {
+    /// The record of the container, whose process has this pid.
+    pub fn record(&self, id: &str, bundle: &Bundle, pid: i32, status: Status) -> Record {
+        Record {
+            oci_version: bundle.spec.version().clone(),
+            id: id.to_owned(),
+            status,
+            pid,
+            bundle: bundle.path.clone(),
+            rootfs: self.rootfs.clone(),
+            created: Timestamp::now(),
+            annotations: bundle.spec.annotations().clone().unwrap_or_default(),
+            vsock: self.vsock.clone(),
+            places: self.places.clone().unwrap_or_else(|| Places::new(None, None, None)),
+            cgroups: self.cgroups.clone(),
+        }
+    }
+}
+
+/// The keeper's life.
+pub fn main() -> Result<ExitCode, OciError> {
+    // SAFETY: whoever starts a keeper hands it this descriptor, which nothing else here owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(CHANNEL_FD) };
+    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
+        .map_err(|_| OciError::Usage("a keeper is started by create, run or exec".into()))?;
+    let channel = Channel::from(socket);
+    let Some((job, descriptors)) = channel.receive_with::<Job>(1)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let signals = Signals::block().map_err(host("block signals"))?;
+    let (mirror, stage) = pair();
+    let work = move || {
+        let code = match job {
+            Job::Create(job) => create(&job, &channel, &signals, &mirror),
+            Job::Exec(job) => further(&job, descriptors, &channel, &signals),
+        };
+        std::process::exit(code.into())
+    };
+    thread::Builder::new().name("keeper".into()).spawn(work).map_err(host("start a thread"))?;
+    stage.serve()
+}
+
+/// Creates a container and keeps it: its exit code.
+fn create(job: &CreateJob, channel: &Channel, signals: &Signals, mirror: &Mirror) -> u8 {
+    let tell = |made: Made| {
+        channel.send(&Answer::Made(made))?;
+        // Its end instead: the command was killed, and there is to be nothing.
+        Ok(channel.receive::<()>()?.is_some())
+    };
+    match keep(job, signals, mirror, tell) {
+        Ok(code) => code,
+        Err(error) => {
+            // Not heard where the container was created: then its exit code tells.
+            let _ = channel.send(&Answer::Failed { message: chain(&error) });
+            super::KEEPER_FAILED
+        }
+    }
+}
+
+/// A container, from its creation to its exit code. `tell` is called when it is there, and says
+/// whether it is wanted still. On failure nothing is left but the folder that was there before.
+pub fn keep(
+    job: &CreateJob,
+    signals: &Signals,
+    mirror: &Mirror,
+    tell: impl FnOnce(Made) -> Result<bool, OciError>,
+) -> Result<u8, OciError> {
+    let folder = Store::new(&job.root).folder(&job.id)?;
+    let path = folder.keeper();
+    let lock = File::create(&path).map_err(file("create", &path))?;
+    let _alive = Flock::lock(lock, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| file("lock", &path)(errno))?;
+    let spec = folder.read_config()?;
+    let translated = translate::translate(spec.clone(), &job.bundle, translate::look)?;
+    let cgroups = match spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref()) {
+        Some(name) => cgroup::enter(name, job.systemd_cgroup)?,
+        None => Vec::new(),
+    };
+    let kept = keep_in(job, &spec, translated, cgroups.clone(), signals, mirror, tell);
+    if kept.is_err() {
+        // The group has this process in it, which goes now: the caller removes it.
+        leave(&cgroups);
+    }
+    kept
+}
+
+/// Moves out of the groups that were made, and removes them.
+fn leave(cgroups: &[PathBuf]) {
+    for group in cgroups {
+        // What cannot be left behind empty is the caller's to see.
+        let _ = cgroup::enter(Path::new("/"), false).and_then(|_| cgroup::remove(group));
+    }
+}
+
+fn keep_in(
+    job: &CreateJob,
+    spec: &Spec,
+    mut translated: Translated,
+    cgroups: Vec<PathBuf>,
+    signals: &Signals,
+    mirror: &Mirror,
+    tell: impl FnOnce(Made) -> Result<bool, OciError>,
+) -> Result<u8, OciError> {
+    pin(&translated.processors)?;
+    if let Some(socket) = &job.console_socket {
+        console::take(socket, console_size(spec.process().as_ref()))
+            .map_err(file("send a terminal to", socket))?;
+    }
+    let face = Face { rootfs: translated.host_rootfs.clone(), binds: binds(spec, &job.bundle) };
+    mirror.show(face).map_err(host("make the container's namespaces on the host"))?;
+    let mut made = Made {
+        rootfs: translated.host_rootfs.clone(),
+        places: Some(job.places.clone()),
+        cgroups,
+        warnings: std::mem::take(&mut translated.warnings),
+        ..Made::default()
+    };
+    let pid = i32::try_from(std::process::id()).unwrap_or(-1);
+    let bundle = Bundle { path: job.bundle.clone(), config: Vec::new(), spec: spec.clone() };
+    let record = made.record(&job.id, &bundle, pid, Status::Created);
+    for kind in [Kind::Prestart, Kind::CreateRuntime] {
+        hooks::run(spec, kind, &record)?;
+    }
+    let (machine, running) = begin(job, &translated, signals, &mut made.warnings)?;
+    made.vsock = machine.vsock();
+    if !tell(made)? {
+        return Ok(super::KEEPER_FAILED);
+    }
+    // What others left is cleared when nobody waits for it; that it could not be is theirs to tell.
+    let _ = Registry::new(&job.places).sweep();
+    stay(machine, running, signals)
+}
+
+/// The sandbox, and the container in it; from a template where that can be done.
+fn begin(
+    job: &CreateJob,
+    translated: &Translated,
+    signals: &Signals,
+    warnings: &mut Vec<String>,
+) -> Result<(Machine, Running), OciError> {
+    let templates = Templates::new(job.places.templates());
+    let template = match templates.get(&translated.shape) {
+        Ok(template) => Some(template),
+        // Would be in the way of a boot, too, which tells it.
+        Err(SandboxError::GuestFiles(_)) => None,
+        Err(error) => {
+            warnings.push(format!("{}: the sandbox is booted instead", chain(&error)));
+            None
+        }
+    };
+    match begin_with(job, translated, template.as_ref(), signals) {
+        Err(SandboxError::Template(reason)) => {
+            warnings.push(format!("{reason}: the sandbox is booted instead"));
+            // Another start may have been faster.
+            let _ = Templates::key(&translated.shape).and_then(|key| Ok(templates.remove(&key)?));
+            Ok(begin_with(job, translated, None, signals)?)
+        }
+        begun => Ok(begun?),
+    }
+}
+
+fn begin_with(
+    job: &CreateJob,
+    translated: &Translated,
+    template: Option<&Template>,
+    signals: &Signals,
+) -> Result<(Machine, Running), SandboxError> {
+    let backing = Backing { export: Some(translated.export.clone()), ..Backing::default() };
+    let (mut machine, launched) =
+        Machine::start(&job.places, &translated.shape, backing, template)?;
+    let vsock = machine.vsock();
+    let wake = match launched {
+        Launched::Cold(listener) => {
+            machine.guest.await_ready(listener, Some(signals))?;
+            None
+        }
+        Launched::Warm => {
+            let name = translated.spec.hostname().as_deref().filter(|name| !name.is_empty());
+            Some(wake(name.unwrap_or("ampoule"))?)
+        }
+    };
+    let ends = Ends::Own { stdin: true };
+    let create = request(job, translated, &ends);
+    let starting = container::start(&vsock, create, wake, Then::Wait)
+        .map_err(|error| machine.guest.or_its_death(error))?;
+    machine.guest.await_guest(starting.as_fd(), Some(signals))?;
+    let running =
+        starting.finish(&ends, || {}).map_err(|error| machine.guest.or_its_death(error))?;
+    Ok((machine, running))
+}
+
+fn request(job: &CreateJob, translated: &Translated, ends: &Ends) -> Create {
+    let process = translated.spec.process().as_ref();
+    let terminal = process.and_then(Process::terminal).unwrap_or(false);
+    Create {
+        container: CONTAINER.to_owned(),
+        spec: Box::new(translated.spec.clone()),
+        identity: HookState { id: job.id.clone(), bundle: job.bundle.clone() },
+        rootfs: Rootfs {
+            source: RootfsSource::Share { tag: SHARE.into(), path: translated.rootfs.clone() },
+            writable: WritableLayer::Source,
+        },
+        user: None,
+        stdio: Streams::names(INIT, ends, terminal),
+    }
+}
+
+/// Waits for the end of the container's program, passing signals on to it; its sandbox goes with it,
+/// once everything that it wrote has been handed over.
+fn stay(mut machine: Machine, mut running: Running, signals: &Signals) -> Result<u8, OciError> {
+    let exit = attend(&mut machine, &mut running, signals)?;
+    machine.end()?;
+    if let Some(source) = running.streams.failure() {
+        return Err(OciError::Host { what: "write the container's output", source });
+    }
+    Ok(u8::try_from(exit.code).unwrap_or(255))
+}
+
+fn attend(
+    machine: &mut Machine,
+    running: &mut Running,
+    signals: &Signals,
+) -> Result<ExitStatus, SandboxError> {
+    let mut exit: Option<ExitStatus> = None;
+    loop {
+        let awaited: BorrowedFd<'_> =
+            if exit.is_none() { running.as_fd() } else { running.streams.as_fd() };
+        let mut fds = [
+            PollFd::new(awaited, PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(machine.guest.as_fd(), PollFlags::POLLIN),
+        ];
+        match (wait(&mut fds, PollTimeout::NONE)?, exit) {
+            (Some(0), None) => {
+                let taken = running.take_exit();
+                exit = Some(taken.map_err(|error| machine.guest.or_its_death(error))?);
+            }
+            (Some(0), Some(exit)) => return Ok(exit),
+            (Some(1), _) => running.pass_on_next(signals)?,
+            (_, exit) => {
+                if let Some(death) = machine.guest.death()? {
+                    return exit.ok_or(death);
+                }
+            }
+        }
+    }
+}
+
+/// Runs a further process and keeps it: its exit code.
+fn further(
+    job: &ExecJob,
+    descriptors: Vec<OwnedFd>,
+    channel: &Channel,
+    signals: &Signals,
+) -> u8 {
+    let begun = read_process(descriptors).and_then(|process| {
+        if let Some(socket) = &job.console_socket {
+            console::take(socket, console_size(Some(&process)))
+                .map_err(file("send a terminal to", socket))?;
+        }
+        run_further(&job.vsock, process)
+    });
+    let mut running = match begun {
+        Ok(running) => running,
+        Err(error) => {
+            let _ = channel.send(&Answer::Failed { message: chain(&error) });
+            return super::KEEPER_FAILED;
+        }
+    };
+    let told = channel.send(&Answer::Made(Made::default()));
+    // A command that was killed has not told the process's pid to anybody: it runs all the same, as
+    // one whose caller went away.
+    let _ = told.and_then(|()| channel.receive::<()>());
+    exec::keep(&mut running, signals, exec::Caller::Patient).unwrap_or(super::KEEPER_FAILED)
+}
+
+/// Starts a further process with this process's standard streams.
+pub fn run_further(vsock: &Path, process: Process) -> Result<Running, OciError> {
+    let ends = Ends::Own { stdin: true };
+    let name = container::fresh_name("exec")?;
+    let stdio = Streams::names(&name, &ends, process.terminal().unwrap_or(false));
+    let request = Exec {
+        container: CONTAINER.to_owned(),
+        process: name,
+        spec: Box::new(process),
+        user: None,
+        inherit: false,
+        stdio,
+    };
+    Ok(container::exec(vsock, request, &ends)?)
+}
+
+fn read_process(descriptors: Vec<OwnedFd>) -> Result<Process, OciError> {
+    let mut json = Vec::new();
+    let file = descriptors.into_iter().next().map(File::from);
+    let file = file.ok_or_else(|| OciError::Usage("a keeper was given no process".into()))?;
+    file.take(PROCESS_LIMIT).read_to_end(&mut json).map_err(host("read the process"))?;
+    serde_json::from_slice(&json).map_err(|error| OciError::Usage(error.to_string()))
+}
+
+fn console_size(process: Option<&Process>) -> Option<(u16, u16)> {
+    let size = process?.console_size()?;
+    let cells = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+    Some((cells(size.height()), cells(size.width())))
+}
+
+/// What of the host is mounted in the container.
+fn binds(spec: &Spec, bundle: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let mounts = spec.mounts().iter().flatten();
+    let is_bind = |option: &String| option == "bind" || option == "rbind";
+    mounts
+        .filter(|mount| {
+            mount.typ().as_deref() == Some("bind") || mount.options().iter().flatten().any(is_bind)
+        })
+        .filter_map(|mount| Some((bundle.join(mount.source().as_ref()?), mount.destination().clone())))
+        .collect()
+}
+
+/// The monitor's vCPUs run where the container may.
+fn pin(processors: &[usize]) -> Result<(), OciError> {
+    if processors.is_empty() {
+        return Ok(());
+    }
+    let mut set = nix::sched::CpuSet::new();
+    for processor in processors {
+        set.set(*processor).map_err(host("name the processors of linux.resources.cpu.cpus"))?;
+    }
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)
+        .map_err(host("run on the processors of linux.resources.cpu.cpus"))
+}

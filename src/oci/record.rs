@@ -1,0 +1,97 @@
+//! What is kept of a container beside its sandbox: the file `state.json` of its folder.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::sandbox::Places;
+
+/// Where a container is in its life, as the runtime specification has it, and `paused`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Its process waits to be started.
+    Created,
+    /// Its program runs.
+    Running,
+    /// Its processes are frozen.
+    Paused,
+    /// It has ended.
+    Stopped,
+}
+
+impl Status {
+    /// As `state` tells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// `ociVersion` of its `config.json`.
+    pub oci_version: String,
+    /// Its id.
+    pub id: String,
+    /// As it was last told; that of a container without a keeper is [`Status::Stopped`].
+    pub status: Status,
+    /// Its keeper's pid.
+    pub pid: i32,
+    /// Absolute path of the bundle.
+    pub bundle: PathBuf,
+    /// Absolute path of the root file system.
+    pub rootfs: PathBuf,
+    /// When it was created.
+    pub created: Timestamp,
+    /// Annotations of its `config.json`.
+    pub annotations: HashMap<String, String>,
+    /// The Unix socket behind which its guest's vsock ports are.
+    pub vsock: PathBuf,
+    /// Where its sandbox's folder is.
+    pub places: Places,
+    /// Control groups of the host that were made for it.
+    pub cgroups: Vec<PathBuf>,
+}
+
+/// The state, as the specification and runc have it.
+#[derive(Debug, Serialize)]
+pub struct Told<'a> {
+    #[serde(rename = "ociVersion")]
+    oci_version: &'a str,
+    id: &'a str,
+    pid: i32,
+    status: &'static str,
+    bundle: &'a PathBuf,
+    rootfs: &'a PathBuf,
+    created: Timestamp,
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    annotations: &'a HashMap<String, String>,
+    owner: &'static str,
+}
+
+impl Record {
+    /// What `state`, `list` and hooks are told.
+    pub fn told(&self) -> Told<'_> {
+        Told {
+            oci_version: &self.oci_version,
+            id: &self.id,
+            pid: if self.status == Status::Stopped { 0 } else { self.pid },
+            status: self.status.name(),
+            bundle: &self.bundle,
+            rootfs: &self.rootfs,
+            created: self.created,
+            annotations: &self.annotations,
+            // Sandboxes are root's.
+            owner: "",
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! `ampoule-oci start`: the program of a created container is executed.
+
+use std::process::ExitCode;
+
+use ampoule_protocol::message::{ProcessId, Request};
+
+use super::hooks::{self, Kind};
+use super::record::Status;
+use super::{Global, OciError};
+use crate::agent::{Client, EXCHANGE_TIME};
+use crate::sandbox::CONTAINER;
+
+/// Execute the program of a created container
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Id of the container
+    id: String,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args, global: &Global) -> Result<ExitCode, OciError> {
+    start(global, &args.id)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts a created container.
+pub fn start(global: &Global, id: &str) -> Result<(), OciError> {
+    let (held, mut record) = global.store().hold(id)?;
+    match record.status {
+        Status::Created => {}
+        Status::Stopped => return Err(OciError::Usage("cannot start a container that has stopped".into())),
+        Status::Running | Status::Paused => {
+            return Err(OciError::Usage("cannot start an already running container".into()));
+        }
+    }
+    let mut agent = Client::open(&record.vsock, EXCHANGE_TIME)?;
+    agent.call(&Request::Start(ProcessId::init(CONTAINER)))?;
+    record.status = Status::Running;
+    held.write(&record)?;
+    let spec = held.folder.read_config()?;
+    // The program runs: that a hook fails is told, and changes nothing (section "Lifecycle").
+    if let Err(error) = hooks::run(&spec, Kind::Poststart, &record) {
+        global.log().warn(&crate::report::chain(&error));
+    }
+    Ok(())
+}

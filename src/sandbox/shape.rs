@@ -1,0 +1,58 @@
+//! The size of a sandbox's machine: what a template is made for.
+
+use std::path::PathBuf;
+
+use crate::vmm::config::MAX_VCPUS;
+
+/// Guest memory where no limit is given, in bytes.
+const DEFAULT_MEMORY: u64 = 512 << 20;
+
+/// What the guest's kernel and agent take beside a container's own limit, in bytes, with one part
+/// in 32 of the limit on top for the kernel's page descriptors and tables.
+const GUEST_OVERHEAD: u64 = 64 << 20;
+
+/// A machine's size, and what it boots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// vCPUs.
+    pub vcpus: u8,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Another kernel than ampoule's.
+    pub kernel: Option<PathBuf>,
+}
+
+impl Shape {
+    /// For a container with these limits: CPUs, fractions allowed, and bytes of memory. CPUs are
+    /// rounded up; beside the container's memory there is room for the guest's own.
+    pub fn new(cpus: Option<f64>, memory: Option<u64>, kernel: Option<PathBuf>) -> Self {
+        let most = f64::from(MAX_VCPUS);
+        // In range by the clamp; a NaN becomes 1.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let vcpus = cpus.map_or(1, |cpus| cpus.ceil().clamp(1.0, most) as u8);
+        let bytes = memory
+            .map_or(DEFAULT_MEMORY, |limit| limit.saturating_add(limit / 32 + GUEST_OVERHEAD));
+        let memory_mib = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
+        Self { vcpus, memory_mib, kernel }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fraction_of_a_cpu_takes_a_whole_vcpu() {
+        let with = |cpus| Shape::new(Some(cpus), None, None).vcpus;
+        assert_eq!([with(0.1), with(1.0), with(1.5), with(3.0), with(99.0)], [1, 1, 2, 3, 32]);
+        assert_eq!(Shape::new(None, None, None).vcpus, 1);
+    }
+
+    #[test]
+    fn the_machine_holds_the_limit_and_the_guest() {
+        let with = |memory| Shape::new(None, memory, None).memory_mib;
+        assert_eq!(with(None), 512);
+        assert_eq!(with(Some(64 << 20)), 64 + 2 + 64);
+        assert_eq!(with(Some(u64::MAX)), u32::MAX);
+    }
+}

@@ -357,12 +357,7 @@ fn attend(
 }
 
 /// Runs a further process and keeps it: its exit code.
-fn further(
-    job: &ExecJob,
-    descriptors: Vec<OwnedFd>,
-    channel: &Channel,
-    signals: &Signals,
-) -> u8 {
+fn further(job: &ExecJob, descriptors: Vec<OwnedFd>, channel: &Channel, signals: &Signals) -> u8 {
     let begun = read_process(descriptors).and_then(|process| {
         if let Some(socket) = &job.console_socket {
             console::take(socket, console_size(Some(&process)))
@@ -422,7 +417,9 @@ fn binds(spec: &Spec, bundle: &Path) -> Vec<(PathBuf, PathBuf)> {
         .filter(|mount| {
             mount.typ().as_deref() == Some("bind") || mount.options().iter().flatten().any(is_bind)
         })
-        .filter_map(|mount| Some((bundle.join(mount.source().as_ref()?), mount.destination().clone())))
+        .filter_map(|mount| {
+            Some((bundle.join(mount.source().as_ref()?), mount.destination().clone()))
+        })
         .collect()
 }
 

@@ -24,6 +24,7 @@ use super::wake::wake;
 use crate::agent::{Client, EXCHANGE_TIME};
 use crate::clock::now_us;
 use crate::image::Image;
+use crate::monitor::control::MonitorRequest;
 use crate::report::chain;
 use crate::terminal::RawTerminal;
 
@@ -77,7 +78,9 @@ pub fn run(
         }
         begun => begun,
     };
-    go_on(begun?, &signals, started, job.timings)
+    let begun = begun?;
+    let watched = template.filter(|template| begun.is_warm() && template.touched.is_none());
+    go_on(begun, &signals, started, job.timings, watched.as_ref())
 }
 
 /// Keeps a fork to its end, as [`run`] does a container that is new.
@@ -96,15 +99,17 @@ pub fn fork(
     let starting = container::go_on(&vsock(&sandbox), fork.terminal, &ends, wake)
         .map_err(|error| sandbox.guest.or_its_death(error))?;
     let running = arrive(&mut sandbox, starting, &ends, &signals)?;
-    go_on(Begun { sandbox, running, events: None, raw: None }, &signals, started, false)
+    let begun = Begun { sandbox, running, events: None, raw: None };
+    go_on(begun, &signals, started, false, None)
 }
 
-/// From the program's start to its end.
+/// From the program's start to its end. `watched` is the template that the start was the first of.
 fn go_on(
     begun: Begun,
     signals: &Signals,
     started: impl FnOnce(&State),
     timings: bool,
+    watched: Option<&Template>,
 ) -> Result<Outcome, SandboxError> {
     let Begun { mut sandbox, mut running, events, raw } = begun;
     sandbox.state.status = Status::Running;
@@ -113,6 +118,9 @@ fn go_on(
     started(&sandbox.state);
     if timings {
         sandbox.take_timings()?;
+    }
+    if let Some(template) = watched {
+        tell_touched(&mut sandbox, template)?;
     }
     let mut events = match events {
         Some(events) => events,
@@ -135,6 +143,22 @@ struct Begun {
     /// What carries the agent's events; a restored guest's is still to be opened.
     events: Option<Client>,
     raw: Option<RawTerminal>,
+}
+
+impl Begun {
+    fn is_warm(&self) -> bool {
+        self.sandbox.guest.timings.warm
+    }
+}
+
+/// Adds to a template what the first start from it has touched. One that was no example is none.
+fn tell_touched(sandbox: &mut Sandbox, template: &Template) -> Result<(), SandboxError> {
+    let told =
+        template.add_touched(|file| sandbox.guest.ask(MonitorRequest::Touched, &[file.as_fd()]));
+    match told {
+        Err(SandboxError::Refused(_)) => Ok(()),
+        told => told,
+    }
 }
 
 /// Starts the sandbox, and the container in it.

@@ -16,7 +16,7 @@ use super::timings::Timings;
 use crate::agent::ReadyListener;
 use crate::clock::now_us;
 use crate::image::Image;
-use crate::monitor::control::{MonitorRequest, Start};
+use crate::monitor::control::{MonitorRequest, Start, TouchedPages};
 use crate::vmm::config::{DiskConfig, VsockConfig};
 use crate::vmm::snapshot::state::Plugs;
 
@@ -89,8 +89,9 @@ impl Sandbox {
     pub fn fork(places: &Places, fork: &Fork, frozen: &Frozen) -> Result<Self, SandboxError> {
         let registry = Registry::new(places);
         let kept = registry.create(fork.name.as_deref())?;
-        let begun = Self::resume(&kept, Vec::new(), [frozen.state.as_fd(), frozen.memory.as_fd()])
-            .and_then(|guest| {
+        let snapshot = [frozen.state.as_fd(), frozen.memory.as_fd()];
+        let begun =
+            Self::resume(&kept, Vec::new(), &snapshot, TouchedPages::Ignored).and_then(|guest| {
                 let (image, command) = (fork.image.clone(), fork.command.clone());
                 let mut state = State::new(kept.id.clone(), kept.name.clone(), image, command);
                 state.terminal = fork.terminal;
@@ -120,7 +121,7 @@ impl Sandbox {
         let mut machine = template::machine(&files, options, &vsock);
         machine.disks = vec![disk(image)];
         let start = Start::Boot(machine);
-        let guest = Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), None)?;
+        let guest = Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), &[])?;
         Ok((guest, Launched::Cold(listener)))
     }
 
@@ -129,15 +130,22 @@ impl Sandbox {
         image: &Image,
         template: &Template,
     ) -> Result<(Monitored, Launched), SandboxError> {
-        let snapshot = [template.state.as_fd(), template.memory.as_fd()];
-        Ok((Self::resume(kept, vec![disk(image)], snapshot)?, Launched::Warm))
+        let mut snapshot = vec![template.state.as_fd(), template.memory.as_fd()];
+        snapshot.extend(template.touched.as_ref().map(AsFd::as_fd));
+        let touched = match template.touched {
+            Some(_) => TouchedPages::Known,
+            None => TouchedPages::Watched,
+        };
+        Ok((Self::resume(kept, vec![disk(image)], &snapshot, touched)?, Launched::Warm))
     }
 
-    /// A guest that goes on from a snapshot (its state and memory), with these disks.
+    /// A guest that goes on from a snapshot (its state and memory, and what it touches, if that is
+    /// known), with these disks.
     fn resume(
         kept: &Kept,
         disks: Vec<DiskConfig>,
-        snapshot: [BorrowedFd<'_>; 2],
+        snapshot: &[BorrowedFd<'_>],
+        touched: TouchedPages,
     ) -> Result<Monitored, SandboxError> {
         let vsock = kept.folder.vsock();
         let plugs = Plugs {
@@ -149,9 +157,9 @@ impl Sandbox {
             }),
             ..Plugs::default()
         };
-        let start = Start::Restore(plugs);
+        let start = Start::Restore(plugs, touched);
         let mut guest =
-            Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), Some(snapshot))?;
+            Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), snapshot)?;
         guest.timings.warm = true;
         Ok(guest)
     }

@@ -39,19 +39,19 @@ impl Monitored {
     /// Starts a monitor, whose sockets are at these paths: that of the guest's vsock ports, and that
     /// for other commands. Whoever connects to them from here on is let in when the guest runs.
     ///
-    /// `snapshot` is the state and the memory of the snapshot to be restored.
+    /// `snapshot` is what the start of a snapshot is handed.
     pub fn start(
         id: &str,
         machine: Start,
         vsock: &Path,
         control: &Path,
-        snapshot: Option<[BorrowedFd<'_>; 2]>,
+        snapshot: &[BorrowedFd<'_>],
     ) -> Result<Self, SandboxError> {
         let listening = SandboxError::host("cannot listen for the sandbox's clients");
         let vsock: OwnedFd = UnixListener::bind(vsock).map_err(&listening)?.into();
         let control = server::listen_at(control).map_err(&listening)?;
         let mut descriptors = vec![vsock.as_fd(), control.as_fd()];
-        descriptors.extend(snapshot.into_iter().flatten());
+        descriptors.extend(snapshot);
         let config = MonitorConfig { machine, vsock: true, control: true };
         let monitor = Monitor::spawn(id, &config, &descriptors)?;
         Ok(Self { monitor, timings: Timings::default() })

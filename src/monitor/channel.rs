@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 const LIMIT: usize = 128 << 10;
 
 /// Most descriptors that are taken with a message.
-pub const MAX_DESCRIPTORS: usize = 4;
+pub const MAX_DESCRIPTORS: usize = 5;
 
 /// Why a message could not be sent or taken.
 #[derive(Debug, thiserror::Error)]

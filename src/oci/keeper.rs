@@ -296,6 +296,9 @@ fn begin_with(
     machine.guest.await_guest(starting.as_fd(), Some(signals))?;
     let running =
         starting.finish(&ends, || {}).map_err(|error| machine.guest.or_its_death(error))?;
+    if let Some(template) = template.filter(|template| template.touched.is_none()) {
+        machine.guest.add_touched(template)?;
+    }
     Ok((machine, running, events))
 }
 

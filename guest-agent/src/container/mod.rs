@@ -35,7 +35,6 @@ use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, Result};
 use crate::{Agent, log};
 use process::Process;
-pub use process::pidfd_open;
 use state::State;
 
 /// Ended processes beside the first that a container remembers for a late `Wait`.

@@ -4,6 +4,7 @@
 //! * [`frame`]: u32 length (little endian) + JSON, with a hard size limit.
 //! * [`message`]: the requests, replies and events.
 //! * [`hooks`]: how a hook is run, on whichever side it is.
+//! * [`features`]: what the agent knows by name, for the host to tell.
 //!
 //! Connections, all over vsock:
 //!
@@ -15,6 +16,7 @@
 //!
 //! Neither side trusts the other's lengths: a frame beyond [`frame::MAX_FRAME`] ends the connection.
 
+pub mod features;
 pub mod frame;
 pub mod hooks;
 pub mod message;

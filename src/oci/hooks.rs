@@ -8,6 +8,10 @@ use oci_spec::runtime::{Hook, Spec};
 
 use super::record::Record;
 
+/// All of the specification's, in their order: those of the host, and of the guest.
+pub const NAMES: [&str; 6] =
+    ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
 /// When hooks run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

@@ -25,6 +25,18 @@ pub struct Start {
     pub phases: Vec<Phase>,
 }
 
+/// What is timed; only times of the same are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Span {
+    /// A container from nothing to its end.
+    Whole,
+    /// A container from nothing until its program runs, as an OCI runtime makes it.
+    Create,
+    /// A further process in a container, to its end.
+    Exec,
+}
+
 /// A subject, and what people call it.
 #[derive(Debug)]
 pub struct Entrant {
@@ -34,6 +46,8 @@ pub struct Entrant {
     pub does: &'static str,
     /// What it says of its version.
     pub version: String,
+    /// How much of a container's life one start of it is.
+    pub span: Span,
     /// Whether it is this program, which the others are compared with.
     pub ours: bool,
     /// What is started.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::entrant::Entrant;
+use super::entrant::{Entrant, Span};
 use super::machine::Machine;
 use super::peers::Missing;
 use super::plan::WARM_UP_ROUNDS;
@@ -71,6 +71,8 @@ pub struct Measured {
     pub does: &'static str,
     /// Its version.
     pub version: String,
+    /// How much of a container's life one start of it is.
+    pub span: Span,
     /// Whether it is this program.
     pub ours: bool,
     /// How its whole times are spread.
@@ -120,12 +122,12 @@ impl Report {
 }
 
 fn measured((entrant, rounds): (Entrant, Vec<Round>)) -> Option<Measured> {
-    let Entrant { name, does, version, ours, .. } = entrant;
+    let Entrant { name, does, version, span, ours, .. } = entrant;
     let totals: Vec<u64> = totals(&rounds).concat();
     let total_us = Spread::of(&totals)?;
-    let phases = phases(&rounds);
     let starts_per_second = throughput(&rounds)?;
-    Some(Measured { name, does, version, ours, total_us, phases, starts_per_second, rounds })
+    let phases = phases(&rounds);
+    Some(Measured { name, does, version, span, ours, total_us, phases, starts_per_second, rounds })
 }
 
 /// Whole times, by round.
@@ -157,11 +159,12 @@ fn throughput(rounds: &[Round]) -> Option<f64> {
     Some(starts * 1e6 / median(&whole_us)?)
 }
 
-/// Each of ours by each that comes after it.
+/// Each of ours by each that comes after it and does the same.
 fn compared(entrants: &[Measured]) -> Vec<Compared> {
     let mut ratios = Vec::new();
     for (place, ours) in entrants.iter().enumerate().filter(|(_, entrant)| entrant.ours) {
-        for other in entrants.iter().skip(place + 1) {
+        let same = |other: &&Measured| other.span == ours.span;
+        for other in entrants.iter().skip(place + 1).filter(same) {
             let ratio = Ratio::of(&totals(&ours.rounds), &totals(&other.rounds));
             let names = (ours.name.clone(), other.name.clone());
             ratios.extend(ratio.map(|ratio| Compared { of: names.0, by: names.1, ratio }));
@@ -195,7 +198,8 @@ pub mod testing {
     /// An entrant with that.
     pub fn entrant(name: &str, ours: bool, subject: Scripted) -> Entrant {
         let (name, version) = (name.to_owned(), "1 <2>".to_owned());
-        Entrant { name, does: "starts & ends", version, ours, subject: Box::new(subject) }
+        let (does, span, subject) = ("starts & ends", Span::Whole, Box::new(subject));
+        Entrant { name, does, version, span, ours, subject }
     }
 
     /// A start of these phases.

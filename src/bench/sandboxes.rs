@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::attempt::{Attempt, AttemptError, line};
-use super::entrant::{Entrant, Start, Subject};
+use super::entrant::{Entrant, Span, Start, Subject};
 use super::interrupt::Interrupt;
 use super::peers::Setting;
 use crate::sandbox::Places;
@@ -24,6 +24,10 @@ pub enum Mode {
     Warm,
     /// It is a copy of a running one
     Fork,
+    /// As an OCI runtime's: created of a bundle, then started
+    Oci,
+    /// A further process in a running one, by the OCI runtime
+    Exec,
 }
 
 /// A command line of this program that works in the same places.
@@ -44,7 +48,8 @@ pub fn removal(places: &Places, name: &str) -> Command {
 /// This program as an entrant.
 pub fn entrant(name: &str, does: &'static str, subject: Box<dyn Subject>) -> Entrant {
     let version = format!("ampoule {}", env!("CARGO_PKG_VERSION"));
-    Entrant { name: name.to_owned(), does, version, ours: true, subject }
+    let (name, span) = (name.to_owned(), Span::Whole);
+    Entrant { name, does, version, span, ours: true, subject }
 }
 
 #[derive(Debug)]

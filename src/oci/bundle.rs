@@ -82,7 +82,8 @@ pub fn read_process(path: &Path) -> Result<Process, BundleError> {
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>, BundleError> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(CONFIG_LIMIT + 1).read_to_end(&mut bytes));
+    let read =
+        File::open(path).and_then(|file| file.take(CONFIG_LIMIT + 1).read_to_end(&mut bytes));
     read.map_err(|source| BundleError::Read { path: path.to_owned(), source })?;
     if bytes.len() as u64 > CONFIG_LIMIT {
         return Err(BundleError::TooLarge(path.to_owned()));

@@ -84,7 +84,10 @@ fn plain(name: &Path) -> Result<Vec<String>, OciError> {
 fn scope(name: &Path) -> Result<Vec<String>, OciError> {
     let wrong = || {
         let name = name.display();
-        OciError::Usage(format!("expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {name:?} instead", name = name.to_string()))
+        OciError::Usage(format!(
+            "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {name:?} instead",
+            name = name.to_string()
+        ))
     };
     let text = name.to_str().ok_or_else(wrong)?;
     let [slice, prefix, name] = text.split(':').collect::<Vec<_>>()[..] else {

@@ -107,9 +107,9 @@ fn make(global: &Global, new: &New, held: &Held, bundle: &Bundle) -> Result<Read
         global.log().warn(warning);
     }
     let record = keeper.made.record(&new.id, bundle, keeper.pid(), Status::Created);
-    let told = held.write(&record).and_then(|()| {
-        keeper.tell_pid(new.pidfd_socket.as_deref(), new.pid_file.as_deref())
-    });
+    let told = held
+        .write(&record)
+        .and_then(|()| keeper.tell_pid(new.pidfd_socket.as_deref(), new.pid_file.as_deref()));
     match told {
         Ok(()) => Ok(keeper),
         Err(error) => {

@@ -28,7 +28,11 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, OciError> {
-    if args.force { by_force(global, &args.id)? } else { ended(global, &args.id)? }
+    if args.force {
+        by_force(global, &args.id)?
+    } else {
+        ended(global, &args.id)?
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -18,11 +18,16 @@ use nix::unistd::{chdir, pivot_root};
 
 /// What the main thread shows.
 #[derive(Debug, Clone)]
-pub struct Face {
-    /// The container's root file system.
-    pub rootfs: PathBuf,
-    /// What of the host is mounted in it, and where, in order.
-    pub binds: Vec<(PathBuf, PathBuf)>,
+pub enum Face {
+    /// A network namespace without anything in it.
+    Network,
+    /// The container's root file system as its root.
+    Root {
+        /// Where that is.
+        rootfs: PathBuf,
+        /// What of the host is mounted in it, and where, in order.
+        binds: Vec<(PathBuf, PathBuf)>,
+    },
 }
 
 /// The way to the main thread.
@@ -64,12 +69,18 @@ impl Stage {
 }
 
 fn take_on(face: &Face) -> io::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
+    match face {
+        Face::Network => Ok(unshare(CloneFlags::CLONE_NEWNET)?),
+        Face::Root { rootfs, binds } => change_root(rootfs, binds),
+    }
+}
+
+fn change_root(root: &Path, binds: &[(PathBuf, PathBuf)]) -> io::Result<()> {
     const NONE: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS)?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE)?;
-    let root = &face.rootfs;
     mount(Some(root), root, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)?;
-    for (source, target) in &face.binds {
+    for (source, target) in binds {
         // What cannot be shown, is not: the container has it all the same.
         let Some(target) = existing(root, target) else { continue };
         let _ = mount(Some(source), &target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE);

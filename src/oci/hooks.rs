@@ -82,8 +82,7 @@ pub fn run(spec: &Spec, kind: Kind, record: &Record) -> Result<(), HookError> {
     let state = state(kind, record).to_string();
     for (number, hook) in hooks.iter().enumerate() {
         let program = || hook.path().display().to_string();
-        let failed =
-            |source| HookError { kind: kind.name(), number, program: program(), source };
+        let failed = |source| HookError { kind: kind.name(), number, program: program(), source };
         run_one(hook, &state).map_err(failed)?;
     }
     Ok(())
@@ -182,7 +181,10 @@ mod tests {
         run(&spec, Kind::Poststop, &record("c")).unwrap();
         let told = std::fs::read_to_string(&file).unwrap();
         assert!(told.starts_with("one\n{") && told.contains("two\n{"), "{told}");
-        assert!(told.contains("\"status\":\"creating\"") && told.contains("\"id\":\"c\""), "{told}");
+        assert!(
+            told.contains("\"status\":\"creating\"") && told.contains("\"id\":\"c\""),
+            "{told}"
+        );
     }
 
     #[test]
@@ -193,7 +195,10 @@ mod tests {
         ]}));
         let error = run(&spec, Kind::Poststop, &record("c")).unwrap_err();
         let text = crate::report::chain(&error);
-        assert!(text.contains("poststop hook #0") && text.contains("exit status 3, stderr: why"), "{text}");
+        assert!(
+            text.contains("poststop hook #0") && text.contains("exit status 3, stderr: why"),
+            "{text}"
+        );
         let relative = with(json!({"poststop": [{"path": "sh"}]}));
         assert!(run(&relative, Kind::Poststop, &record("c")).is_err());
     }

@@ -26,6 +26,7 @@ use super::spawn::CHANNEL_FD;
 use super::store::Store;
 use super::translate::{self, Translated};
 use super::{cgroup, console};
+use crate::agent::Client;
 use crate::monitor::channel::Channel;
 use crate::report::chain;
 use crate::sandbox::container::{self, Running, Then};
@@ -213,8 +214,7 @@ fn keep_in(
         console::take(socket, console_size(spec.process().as_ref()))
             .map_err(file("send a terminal to", socket))?;
     }
-    let face = Face { rootfs: translated.host_rootfs.clone(), binds: binds(spec, &job.bundle) };
-    mirror.show(face).map_err(host("make the container's namespaces on the host"))?;
+    mirror.show(Face::Network).map_err(host("make a network namespace"))?;
     let mut made = Made {
         rootfs: translated.host_rootfs.clone(),
         places: Some(job.places.clone()),
@@ -228,8 +228,12 @@ fn keep_in(
     for kind in [Kind::Prestart, Kind::CreateRuntime] {
         hooks::run(spec, kind, &record)?;
     }
-    let (machine, running) = begin(job, &translated, signals, &mut made.warnings)?;
+    // The third is held: its end would be the guest's.
+    let (machine, running, _events) = begin(job, &translated, signals, &mut made.warnings)?;
     made.vsock = machine.vsock();
+    // Now that the guest has made the mount points in it.
+    let (rootfs, binds) = (made.rootfs.clone(), binds(spec, &job.bundle));
+    mirror.show(Face::Root { rootfs, binds }).map_err(host("make a mount namespace"))?;
     if !tell(made)? {
         return Ok(super::KEEPER_FAILED);
     }
@@ -244,7 +248,7 @@ fn begin(
     translated: &Translated,
     signals: &Signals,
     warnings: &mut Vec<String>,
-) -> Result<(Machine, Running), OciError> {
+) -> Result<(Machine, Running, Option<Client>), OciError> {
     let templates = Templates::new(job.places.templates());
     let template = match templates.get(&translated.shape) {
         Ok(template) => Some(template),
@@ -271,19 +275,18 @@ fn begin_with(
     translated: &Translated,
     template: Option<&Template>,
     signals: &Signals,
-) -> Result<(Machine, Running), SandboxError> {
+) -> Result<(Machine, Running, Option<Client>), SandboxError> {
     let backing = Backing { export: Some(translated.export.clone()), ..Backing::default() };
     let (mut machine, launched) =
         Machine::start(&job.places, &translated.shape, backing, template)?;
     let vsock = machine.vsock();
-    let wake = match launched {
+    let (events, wake) = match launched {
         Launched::Cold(listener) => {
-            machine.guest.await_ready(listener, Some(signals))?;
-            None
+            (Some(machine.guest.await_ready(listener, Some(signals))?.events), None)
         }
         Launched::Warm => {
             let name = translated.spec.hostname().as_deref().filter(|name| !name.is_empty());
-            Some(wake(name.unwrap_or("ampoule"))?)
+            (None, Some(wake(name.unwrap_or("ampoule"))?))
         }
     };
     let ends = Ends::Own { stdin: true };
@@ -293,7 +296,7 @@ fn begin_with(
     machine.guest.await_guest(starting.as_fd(), Some(signals))?;
     let running =
         starting.finish(&ends, || {}).map_err(|error| machine.guest.or_its_death(error))?;
-    Ok((machine, running))
+    Ok((machine, running, events))
 }
 
 fn request(job: &CreateJob, translated: &Translated, ends: &Ends) -> Create {
@@ -354,12 +357,7 @@ fn attend(
 }
 
 /// Runs a further process and keeps it: its exit code.
-fn further(
-    job: &ExecJob,
-    descriptors: Vec<OwnedFd>,
-    channel: &Channel,
-    signals: &Signals,
-) -> u8 {
+fn further(job: &ExecJob, descriptors: Vec<OwnedFd>, channel: &Channel, signals: &Signals) -> u8 {
     let begun = read_process(descriptors).and_then(|process| {
         if let Some(socket) = &job.console_socket {
             console::take(socket, console_size(Some(&process)))
@@ -419,7 +417,9 @@ fn binds(spec: &Spec, bundle: &Path) -> Vec<(PathBuf, PathBuf)> {
         .filter(|mount| {
             mount.typ().as_deref() == Some("bind") || mount.options().iter().flatten().any(is_bind)
         })
-        .filter_map(|mount| Some((bundle.join(mount.source().as_ref()?), mount.destination().clone())))
+        .filter_map(|mount| {
+            Some((bundle.join(mount.source().as_ref()?), mount.destination().clone()))
+        })
         .collect()
 }
 

@@ -80,9 +80,14 @@ mod tests {
 
     #[test]
     fn signals_have_names_and_numbers() {
-        for (text, number) in
-            [("9", 9), ("KILL", 9), ("SIGTERM", 15), ("sigusr1", 10), ("RTMIN+3", 37), ("SIGRTMAX-1", 63)]
-        {
+        for (text, number) in [
+            ("9", 9),
+            ("KILL", 9),
+            ("SIGTERM", 15),
+            ("sigusr1", 10),
+            ("RTMIN+3", 37),
+            ("SIGRTMAX-1", 63),
+        ] {
             assert_eq!(signal(text), Ok(number), "{text}");
         }
         for text in ["0", "65", "-1", "SIG", "NONE", "RTMIN+99", ""] {

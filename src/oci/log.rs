@@ -92,7 +92,10 @@ mod tests {
         let lines: Vec<serde_json::Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 2);
-        assert_eq!((&lines[0]["level"], &lines[0]["msg"]), (&"warning".into(), &"first \"one\"".into()));
+        assert_eq!(
+            (&lines[0]["level"], &lines[0]["msg"]),
+            (&"warning".into(), &"first \"one\"".into())
+        );
         assert_eq!(lines[1]["msg"], "second");
         assert!(lines[1]["time"].as_str().unwrap().ends_with('Z'));
     }

@@ -172,8 +172,6 @@ pub fn main() -> ExitCode {
 
 /// As callers read it, and people.
 fn json<T: serde::Serialize>(value: &T) -> Result<String, OciError> {
-    serde_json::to_string_pretty(value).map_err(|error| OciError::Host {
-        what: "write JSON",
-        source: error.into(),
-    })
+    serde_json::to_string_pretty(value)
+        .map_err(|error| OciError::Host { what: "write JSON", source: error.into() })
 }

@@ -68,7 +68,8 @@ pub struct Told<'a> {
     #[serde(rename = "ociVersion")]
     oci_version: &'a str,
     id: &'a str,
-    pid: i32,
+    /// 0 where it has stopped.
+    pub pid: i32,
     status: &'static str,
     bundle: &'a PathBuf,
     rootfs: &'a PathBuf,

@@ -28,7 +28,9 @@ pub fn start(global: &Global, id: &str) -> Result<(), OciError> {
     let (held, mut record) = global.store().hold(id)?;
     match record.status {
         Status::Created => {}
-        Status::Stopped => return Err(OciError::Usage("cannot start a container that has stopped".into())),
+        Status::Stopped => {
+            return Err(OciError::Usage("cannot start a container that has stopped".into()));
+        }
         Status::Running | Status::Paused => {
             return Err(OciError::Usage("cannot start an already running container".into()));
         }

@@ -168,8 +168,8 @@ impl Folder {
     fn read(&self) -> Result<Record, OciError> {
         let path = self.state();
         let mut bytes = Vec::new();
-        let read = File::open(&path)
-            .and_then(|file| file.take(RECORD_LIMIT).read_to_end(&mut bytes));
+        let read =
+            File::open(&path).and_then(|file| file.take(RECORD_LIMIT).read_to_end(&mut bytes));
         match read {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(OciError::NotFound(self.id.clone()));

@@ -9,9 +9,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use ampoule_protocol::SHARES;
-use oci_spec::runtime::{
-    Linux, LinuxNamespaceType, LinuxResources, Mount, Process, Spec,
-};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxResources, Mount, Process, Spec};
 
 use crate::sandbox::{SHARE, Shape};
 use crate::vmm::config::{Export, Share};
@@ -166,7 +164,9 @@ fn check_namespaces(linux: &Linux) -> Result<(), TranslateError> {
         if !named.iter().any(|namespace| namespace.typ() == kind) {
             return unsupported(
                 kind,
-                format!("without a namespace of its own it would be the host's, which a guest cannot share{hint}"),
+                format!(
+                    "without a namespace of its own it would be the host's, which a guest cannot share{hint}"
+                ),
             );
         }
     }
@@ -239,7 +239,8 @@ fn size(spec: &Spec) -> Result<(Shape, Vec<usize>), TranslateError> {
     let cpu = resources.and_then(|resources| resources.cpu().as_ref());
     let processors = match cpu.and_then(|cpu| cpu.cpus().as_deref()) {
         Some(list) if !list.trim().is_empty() => listed(list).ok_or_else(|| {
-            let (field, reason) = ("linux.resources.cpu.cpus".into(), format!("{list:?} is no list"));
+            let (field, reason) =
+                ("linux.resources.cpu.cpus".into(), format!("{list:?} is no list"));
             TranslateError::Invalid { field, reason }
         })?,
         _ => Vec::new(),
@@ -280,7 +281,8 @@ fn listed(list: &str) -> Option<Vec<usize>> {
     let mut all = Vec::new();
     for part in list.trim().split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (first.trim().parse::<usize>().ok()?, last.trim().parse::<usize>().ok()?);
+        let (first, last) =
+            (first.trim().parse::<usize>().ok()?, last.trim().parse::<usize>().ok()?);
         if last < first || last - first >= MAX_LISTED {
             return None;
         }
@@ -391,7 +393,8 @@ mod tests {
             made.map(|made| (made.shape.vcpus, made.shape.memory_mib, made.processors))
         };
         assert_eq!(shape(json!({}), json!({})).unwrap(), (1, 512, vec![]));
-        let limits = json!({"memory": {"limit": 64 << 20}, "cpu": {"quota": 150_000, "period": 100_000}});
+        let limits =
+            json!({"memory": {"limit": 64 << 20}, "cpu": {"quota": 150_000, "period": 100_000}});
         assert_eq!(shape(limits, json!({})).unwrap(), (2, 130, vec![]));
         let cpuset = json!({"cpu": {"cpus": "2-3,5", "mems": "1"}});
         assert_eq!(shape(cpuset, json!({})).unwrap(), (3, 512, vec![2, 3, 5]));

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ampoule_protocol::message::{
-    Create, Exec, ExitStatus, HookState, INIT, ProcessId, Request, Rootfs, RootfsSource, Stdio, UserName,
-    Wake, WritableLayer,
+    Create, Exec, ExitStatus, HookState, INIT, ProcessId, Request, Rootfs, RootfsSource, Stdio,
+    UserName, Wake, WritableLayer,
 };
 use nix::sys::signal::Signal;
 use oci_spec::runtime::Spec;

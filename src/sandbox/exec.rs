@@ -96,11 +96,7 @@ pub enum Caller {
 }
 
 /// Waits for the process's end and for the last byte of its output.
-pub fn keep(
-    running: &mut Running,
-    signals: &Signals,
-    caller: Caller,
-) -> Result<u8, SandboxError> {
+pub fn keep(running: &mut Running, signals: &Signals, caller: Caller) -> Result<u8, SandboxError> {
     let mut code = None;
     let mut patience = Patience::default();
     loop {

@@ -261,8 +261,9 @@ fn keep(
         }
         match wait(&mut fds, PollTimeout::NONE)? {
             Some(0) => {
-                let exit =
-                    running.take_exit().map_err(|error| sandbox.machine.guest.or_its_death(error))?;
+                let exit = running
+                    .take_exit()
+                    .map_err(|error| sandbox.machine.guest.or_its_death(error))?;
                 drain(sandbox, running, signals)?;
                 return Ok(exit);
             }

@@ -161,9 +161,8 @@ impl Sandbox {
         let registry = Registry::new(places);
         let kept = registry.create(options.name.as_deref())?;
         let backing = Backing { disks: vec![disk(image)], export: None };
-        let (machine, launched) = Machine::keep(registry, kept, |kept| {
-            start(kept, &options.shape(), backing, template)
-        })?;
+        let (machine, launched) =
+            Machine::keep(registry, kept, |kept| start(kept, &options.shape(), backing, template))?;
         let known = Known {
             image: options.image.clone(),
             command,
@@ -192,10 +191,8 @@ impl Sandbox {
 
     /// With its first state, which is written while the guest starts.
     fn write(machine: Machine, known: Known) -> Result<Self, SandboxError> {
-        let (id, name) = machine
-            .kept()
-            .map(|kept| (kept.id.clone(), kept.name.clone()))
-            .unwrap_or_default();
+        let (id, name) =
+            machine.kept().map(|kept| (kept.id.clone(), kept.name.clone())).unwrap_or_default();
         let mut state = State::new(id, name, known.image, known.command);
         state.terminal = known.terminal;
         state.remove = known.remove;
@@ -294,11 +291,7 @@ fn resume(
     let plugs = Plugs {
         shares: backing.shares(),
         disks: backing.disks,
-        vsock: Some(VsockConfig {
-            guest_cid: GUEST_CID,
-            uds_path: vsock.clone(),
-            listener: None,
-        }),
+        vsock: Some(VsockConfig { guest_cid: GUEST_CID, uds_path: vsock.clone(), listener: None }),
         ..Plugs::default()
     };
     let start = Start::Restore(plugs);

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use ampoule_protocol::message::Stdio;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::log::{Log, LogStream};
 use crate::agent::{self, ConnectError};
@@ -151,8 +153,51 @@ fn carry_input(mut to: UnixStream) -> io::Result<()> {
 }
 
 /// A descriptor of this process, without the standard library's buffer and lock on it.
-fn own(fd: BorrowedFd<'_>) -> io::Result<File> {
-    Ok(fd.try_clone_to_owned()?.into())
+fn own(fd: BorrowedFd<'_>) -> io::Result<Patient> {
+    Ok(Patient(fd.try_clone_to_owned()?.into()))
+}
+
+/// A file whose reads and writes wait, also where somebody who shares it has made it non-blocking.
+struct Patient(File);
+
+impl Patient {
+    fn until<T>(
+        &mut self,
+        events: PollFlags,
+        mut act: impl FnMut(&mut File) -> io::Result<T>,
+    ) -> io::Result<T> {
+        loop {
+            match act(&mut self.0) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    wait(&mut [PollFd::new(self.0.as_fd(), events)])?;
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Read for Patient {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.until(PollFlags::POLLIN, |file| file.read(bytes))
+    }
+}
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.until(PollFlags::POLLOUT, |file| file.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn wait(fds: &mut [PollFd<'_>]) -> io::Result<()> {
+    match poll(fds, PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Until the end of `from`, whose failure is an end too: the guest is gone, and the keeper tells.
@@ -185,6 +230,27 @@ mod tests {
         let names = Streams::names("p", &Ends::Own { stdin: false }, false);
         assert!(names.stdin.is_none());
         assert_eq!(names.stdout.as_deref(), Some("p-stdout"));
+    }
+
+    #[test]
+    fn what_somebody_made_non_blocking_is_waited_for() {
+        let (mut far, socket) = UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut near = own(socket.as_fd()).unwrap();
+        let much = vec![7u8; 4 << 20];
+        let peer = thread::spawn(move || {
+            // Until this gets to it there is nothing to read and soon no room to write.
+            far.write_all(b"hello").unwrap();
+            let mut got = Vec::new();
+            far.read_to_end(&mut got).unwrap();
+            got
+        });
+        let mut word = [0u8; 5];
+        near.read_exact(&mut word).unwrap();
+        near.write_all(&much).unwrap();
+        drop((near, socket));
+        assert_eq!(&word, b"hello");
+        assert_eq!(peer.join().unwrap(), much);
     }
 
     #[test]

@@ -31,9 +31,7 @@ use super::monitored::{Monitored, wait};
 use super::shape::Shape;
 use crate::agent::{Client, EXCHANGE_TIME, ReadyListener};
 use crate::monitor::control::{MonitorRequest, Start};
-use crate::vmm::config::{
-    DiskConfig, FsConfig, MachineConfig, NetConfig, SerialMode, VsockConfig,
-};
+use crate::vmm::config::{DiskConfig, FsConfig, MachineConfig, NetConfig, SerialMode, VsockConfig};
 use crate::vmm::snapshot::format;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 

@@ -3,11 +3,9 @@
 //! A peer that cannot take part is named with the reason; the others go on without it.
 
 mod bundle;
-mod crun;
 mod firecracker;
-mod oci_runtime;
+pub mod oci_runtime;
 mod qemu;
-mod runc;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -131,8 +129,8 @@ impl Peer {
         let missing = |reason: String| Missing { name: self.to_string(), reason };
         let version = version(&self.program).map_err(missing)?;
         let entrants = match self.kind {
-            Kind::Crun => crun::prepare(&self.program, version, setting, interrupt),
-            Kind::Runc => runc::prepare(&self.program, version, setting, interrupt),
+            Kind::Crun => oci_runtime::peer("crun", &self.program, version, setting, interrupt),
+            Kind::Runc => oci_runtime::peer("runc", &self.program, version, setting, interrupt),
             Kind::Firecracker => firecracker::prepare(&self.program, version, setting, interrupt),
             Kind::Qemu => qemu::prepare(&self.program, version, setting),
         };
@@ -141,7 +139,7 @@ impl Peer {
 }
 
 /// Why a peer cannot be made ready: told, not acted upon.
-type Unready = Box<dyn std::error::Error + Send + Sync>;
+pub type Unready = Box<dyn std::error::Error + Send + Sync>;
 
 /// The first line of what the program says of its version.
 fn version(program: &Path) -> Result<String, String> {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::{Setting, Unready};
 use crate::bench::attempt::{Attempt, AttemptError};
-use crate::bench::entrant::{Entrant, Start, Subject};
+use crate::bench::entrant::{Entrant, Span, Start, Subject};
 use crate::bench::interrupt::Interrupt;
 use crate::sandbox::GuestFiles;
 use crate::vmm::boot::cmdline;
@@ -40,7 +40,14 @@ pub fn prepare(
     let does =
         "QEMU microvm: boots the same guest until its agent finds no host; runs no container";
     let subject = Box::new(qemu);
-    Ok(vec![Entrant { name: "qemu cold".into(), does, version, ours: false, subject }])
+    Ok(vec![Entrant {
+        name: "qemu cold".into(),
+        does,
+        version,
+        span: Span::Whole,
+        ours: false,
+        subject,
+    }])
 }
 
 impl Qemu {

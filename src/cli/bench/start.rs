@@ -17,7 +17,7 @@ use crate::bench::machine::Machine;
 use crate::bench::peers::{Missing, Peer, Setting};
 use crate::bench::report::{Report, Setup};
 use crate::bench::sandboxes::{self, Mode};
-use crate::bench::{forks, plot, rounds};
+use crate::bench::{forks, oci, plot, rounds};
 use crate::cli::{Failure, Global};
 use crate::image::Store;
 use crate::sandbox::Options;
@@ -28,6 +28,7 @@ use crate::sandbox::Options;
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:\n  ampoule bench start --mode cold --compare crun\n  \
     ampoule bench start --mode cold --mode warm --runs 50 --compare crun --svg starts.svg\n  \
+    ampoule bench start --mode oci --mode exec --compare crun --compare runc\n  \
     ampoule bench start --mode warm --concurrency 8 --image debian python3 -c 'print(1)'")]
 pub struct Args {
     /// How sandboxes are started; more than once for more than one way
@@ -64,6 +65,8 @@ pub struct Args {
 enum BenchError {
     #[error("{0} is named twice")]
     Twice(String),
+    #[error("the OCI runtime cannot be measured")]
+    Runtime(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot write {}", path.display())]
     Output {
         path: PathBuf,
@@ -138,14 +141,18 @@ fn entrants(
     setting: &Setting<'_>,
     peers: &[Peer],
     interrupt: &Interrupt,
-) -> Result<(Vec<Entrant>, Vec<Missing>), AttemptError> {
+) -> Result<(Vec<Entrant>, Vec<Missing>), Failure> {
     let mut entrants = Vec::new();
     for mode in setting.modes {
-        entrants.push(match mode {
-            Mode::Cold => sandboxes::cold(setting),
-            Mode::Warm => sandboxes::warm(setting),
-            Mode::Fork => forks::forks(setting, interrupt)?,
-        });
+        match mode {
+            Mode::Cold => entrants.push(sandboxes::cold(setting)),
+            Mode::Warm => entrants.push(sandboxes::warm(setting)),
+            Mode::Fork => entrants.push(forks::forks(setting, interrupt)?),
+            Mode::Oci | Mode::Exec => {}
+        }
+    }
+    if setting.modes.iter().any(|mode| matches!(mode, Mode::Oci | Mode::Exec)) {
+        entrants.extend(oci::entrants(setting, interrupt).map_err(BenchError::Runtime)?);
     }
     let mut missing = Vec::new();
     for peer in peers {
@@ -154,7 +161,7 @@ fn entrants(
             Err(lacking) => missing.push(lacking),
         }
         if interrupt.is_raised() {
-            return Err(AttemptError::Interrupted);
+            return Err(AttemptError::Interrupted.into());
         }
     }
     Ok((entrants, missing))

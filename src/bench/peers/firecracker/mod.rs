@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{Setting, Unready};
-use crate::bench::entrant::{Entrant, Subject};
+use crate::bench::entrant::{Entrant, Span, Subject};
 use crate::bench::interrupt::Interrupt;
 use crate::bench::sandboxes::Mode;
 use crate::sandbox::GuestFiles;
@@ -27,7 +27,7 @@ pub fn prepare(
     let machine = machine(&guest, options.shape().vcpus, options.shape().memory_mib);
     let entrant = |name: &str, does, subject: Box<dyn Subject>| {
         let (name, version) = (name.to_owned(), version.clone());
-        Entrant { name, does, version, ours: false, subject }
+        Entrant { name, does, version, span: Span::Whole, ours: false, subject }
     };
     let mut entrants = Vec::new();
     if setting.modes.contains(&Mode::Cold) {

@@ -64,7 +64,7 @@ fn a_killed_keeper_ends_its_sandbox() {
     await_end(monitor);
     let state = lab.state("c");
     assert_eq!((&state["status"], &state["pid"]), (&"stopped".into(), &0.into()));
-    lab.output(&["exec", "c", "true"]).fails(255, &["not running"]);
+    lab.output(&["exec", "c", "true"]).fails(255, &["cannot exec in a stopped container"]);
     nothing_is_left_after_delete(&lab, &group);
 }
 

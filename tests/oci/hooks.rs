@@ -77,20 +77,20 @@ fn a_hook_that_fails_is_told_and_there_is_no_container() {
 #[test]
 fn hooks_find_the_containers_namespaces_by_its_pid() {
     needs_sandboxes!();
-    let lab = Lab::shell("cat /from-hook");
+    let lab = Lab::new(&["true"]);
     let seen = lab.path("seen");
-    // As what lays a network or copies files does it: joins the namespaces of the process.
+    // As what lays a network does it: joins the namespace of the process.
     let script = format!(
         "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/'); \
          [ $(readlink /proc/$pid/ns/net) != $(readlink /proc/self/ns/net) ] || exit 1; \
-         nsenter -t $pid -m /bin/sh -c 'echo by the hook > /from-hook'; cat /proc/$pid/net/dev > {}",
+         nsenter -t $pid -n cat /proc/net/dev > {}",
         seen.display()
     );
     lab.change(|config| {
         let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}]);
         config["hooks"] = json!({"createRuntime": hook});
     });
-    lab.output(&["run", "c"]).gives(0, "by the hook\n");
+    lab.output(&["run", "c"]).gives(0, "");
     let devices = fs::read_to_string(seen).unwrap();
     assert!(devices.contains("lo:") && devices.lines().count() == 3, "{devices}");
 }

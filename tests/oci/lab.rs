@@ -20,9 +20,9 @@ use crate::support::{Finished, shared_templates};
 pub const OCI: &str = env!("CARGO_BIN_EXE_ampoule-oci");
 
 /// What the containers' programs are made of.
-const APPLETS: [&str; 36] = [
+const APPLETS: [&str; 37] = [
     "cat", "chmod", "chown", "cp", "cut", "date", "dd", "echo", "env", "false", "grep", "head", "hostname", "id",
-    "kill", "ln", "ls", "mkdir", "mount", "nproc", "ps", "readlink", "rm", "sed", "seq", "sh", "sha256sum",
+    "kill", "ln", "ls", "mkdir", "mount", "mv", "nproc", "ps", "readlink", "rm", "sed", "seq", "sh", "sha256sum",
     "sleep", "sort", "stat", "stty", "touch", "true", "tty", "wc", "yes",
 ];
 

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::lab::{Lab, WAITS, adopt_orphans, await_end, exit_code};
+use crate::lab::{Lab, WAITS, adopt_orphans, await_end, exit_code, until};
 use crate::needs_sandboxes;
 use crate::support::{code, read_until};
 
@@ -42,7 +42,7 @@ fn a_container_is_created_started_killed_and_deleted() {
     lab.output(&["kill", "c"]).fails(1, &["container not running"]);
     lab.ok(&["kill", "--all", "c", "9"]);
     lab.output(&["start", "c"]).fails(1, &["cannot start a container that has stopped"]);
-    lab.output(&["exec", "c", "true"]).fails(255, &["container", "not running"]);
+    lab.output(&["exec", "c", "true"]).fails(255, &["cannot exec in a stopped container"]);
     lab.ok(&["delete", "c"]);
     lab.output(&["state", "c"]).fails(1, &["does not exist"]);
     assert_eq!(lab.left(), [""; 0]);
@@ -52,7 +52,7 @@ fn a_container_is_created_started_killed_and_deleted() {
 fn what_does_not_exist_is_told_in_the_words_that_callers_look_for() {
     let lab = Lab::new(&["true"]);
     for args in [&["state", "no"][..], &["start", "no"], &["kill", "no"], &["delete", "no"]] {
-        lab.output(args).fails(1, &["container \"no\" does not exist"]);
+        lab.output(args).fails(1, &["container", "no", "does not exist"]);
     }
     lab.output(&["exec", "no", "true"]).fails(255, &["does not exist"]);
     lab.output(&["delete", "--force", "no"]).gives(0, "");
@@ -154,13 +154,14 @@ fn of_two_operations_at_once_one_succeeds() {
 #[test]
 fn containers_that_run_detached_outlive_the_command() {
     needs_sandboxes!();
-    let lab = Lab::shell("echo x > /started; while :; do sleep 1; done");
+    let lab = Lab::shell("echo x > /new; mv /new /started; while :; do sleep 1; done");
     let pid_file = lab.text("pid");
     let mut command = lab.command(["run", "--detach", "--pid-file", &pid_file, "c"]);
     let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
     assert!(status.success());
     assert_eq!(lab.status("c"), "running");
     assert_eq!(lab.pid("c").to_string(), fs::read_to_string(pid_file).unwrap());
+    until(|| lab.rootfs().join("started").exists());
     lab.ok(&["delete", "-f", "c"]);
     assert_eq!(fs::read_to_string(lab.rootfs().join("started")).unwrap(), "x\n");
     assert_eq!(lab.left(), [""; 0]);

@@ -20,9 +20,6 @@ fn run_gives_the_programs_code_and_output_and_leaves_nothing() {
     done.gives(42, "out\nhello lab\n");
     assert_eq!(done.stderr, "err\n");
     assert_eq!(lab.left(), [""; 0]);
-    lab.change(|config| config["process"]["args"][2] = "kill -SEGV $$".into());
-    assert_eq!(lab.output(&["run", "c"]).code, 139);
-    assert_eq!(lab.left(), [""; 0]);
 }
 
 #[test]
@@ -110,7 +107,7 @@ fn signals_of_the_caller_and_of_kill_reach_the_program() {
 #[test]
 fn a_signal_for_all_reaches_every_process() {
     needs_sandboxes!();
-    let script = "trap '' USR1
+    let script = "trap : USR1
         sh -c 'trap \"echo child; exit\" USR1; echo ready; while :; do sleep 0.1; done'
         echo parent";
     let lab = Lab::shell(script);

@@ -17,14 +17,22 @@ const CONTROLLERS: [&str; 4] = ["cpu", "io", "memory", "pids"];
 /// How long the kernel may take to see that a group's last process has gone.
 const EMPTY_TIME: Duration = Duration::from_secs(5);
 
-/// Makes the group that `linux.cgroupsPath` names and moves this process into it; the groups that were
-/// made, outermost first. None on a host whose control groups are of version 1.
-pub fn enter(name: &Path, systemd: bool) -> Result<Vec<PathBuf>, OciError> {
+/// Makes the group that `linux.cgroupsPath` names and moves this process into it; that group, if it was
+/// made. `note` is told before. Nothing on a host whose control groups are of version 1.
+pub fn enter(
+    name: &Path,
+    systemd: bool,
+    note: impl FnOnce(&Path) -> Result<(), OciError>,
+) -> Result<Vec<PathBuf>, OciError> {
     let root = Path::new(ROOT);
     if !root.join("cgroup.controllers").exists() {
         return Ok(Vec::new());
     }
     let inside = if systemd { scope(name)? } else { plain(name)? };
+    let whole = inside.iter().fold(root.to_owned(), |path, part| path.join(part));
+    if !whole.exists() {
+        note(&whole)?;
+    }
     let mut path = root.to_owned();
     let mut made = Vec::new();
     for part in &inside {

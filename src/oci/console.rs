@@ -11,6 +11,9 @@ use nix::pty::{OpenptyResult, Winsize, openpty};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, ttyname};
+use oci_spec::runtime::{BoxBuilder, Process};
+
+use crate::terminal;
 
 nix::ioctl_write_int_bad!(set_controlling, libc::TIOCSCTTY);
 
@@ -31,6 +34,16 @@ pub fn take(socket: &Path, size: Option<(u16, u16)>) -> io::Result<()> {
     dup2_stdout(&slave)?;
     dup2_stderr(&slave)?;
     Ok(())
+}
+
+/// Gives a process that is to have a terminal of no particular size that of standard input, if it is
+/// one.
+pub fn size_as_own(process: &mut Process) {
+    let sizeless = process.terminal().unwrap_or(false) && process.console_size().is_none();
+    let own = terminal::size().filter(|(rows, columns)| sizeless && *rows > 0 && *columns > 0);
+    let Some((rows, columns)) = own else { return };
+    let size = BoxBuilder::default().height(rows).width(columns).build();
+    process.set_console_size(size.ok());
 }
 
 /// Sends one message to whoever listens at `socket`: a descriptor, and what it is.

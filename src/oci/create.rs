@@ -102,7 +102,9 @@ fn make(global: &Global, new: &New, held: &Held, bundle: &Bundle) -> Result<Read
         console_socket: new.console_socket.as_ref().map(absolute),
         systemd_cgroup: global.systemd_cgroup,
     };
-    let keeper = spawn::spawn(&Job::Create(job), &[])?;
+    let lock = held.lock_keeper()?;
+    let keeper = spawn::spawn(&Job::Create(job), &[], Some(&lock))?;
+    drop(lock);
     for warning in &keeper.made.warnings {
         global.log().warn(warning);
     }

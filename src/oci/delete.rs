@@ -107,5 +107,8 @@ fn remains(global: &Global, held: Held) -> Result<(), OciError> {
         held.folder.await_keeper()?;
     }
     Registry::new(&global.places()).sweep().map_err(SandboxError::from)?;
+    if let Some(group) = held.folder.read_cgroup() {
+        cgroup::remove(&group)?;
+    }
     held.remove()
 }

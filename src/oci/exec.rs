@@ -9,10 +9,10 @@ use super::error::host;
 use super::keeper::{self, ExecJob, Job};
 use super::record::{Record, Status};
 use super::store::Held;
-use super::{Global, OciError, bundle, spawn};
+use super::{Global, OciError, bundle, console, spawn};
 use crate::sandbox::exec;
 use crate::sandbox::signals::Signals;
-use crate::terminal::{self, RawTerminal};
+use crate::terminal::RawTerminal;
 
 /// Run a process in a running container
 #[derive(Debug, clap::Args)]
@@ -139,7 +139,7 @@ fn detach(
     let console_socket = args.console_socket.as_ref().map(absolute);
     let job = Job::Exec(ExecJob { vsock: record.vsock.clone(), console_socket });
     let body = serde_json::to_vec(process).map_err(|error| OciError::Usage(error.to_string()))?;
-    let keeper = spawn::spawn(&job, &body)?;
+    let keeper = spawn::spawn(&job, &body, None)?;
     keeper.tell_pid(args.pidfd_socket.as_deref(), args.pid_file.as_deref())?;
     if args.detach {
         keeper.go()?;
@@ -176,10 +176,7 @@ fn process(args: &Args, held: &Held) -> Result<Process, OciError> {
     }
     process.set_terminal(Some(args.tty));
     process.set_console_size(None);
-    if let Some((rows, columns)) = terminal::size().filter(|_| args.tty) {
-        let size = oci_spec::runtime::BoxBuilder::default().height(rows).width(columns).build();
-        process.set_console_size(size.ok());
-    }
+    console::size_as_own(&mut process);
     set_user(&mut process, args)?;
     add_capabilities(&mut process, &args.cap)?;
     Ok(process)

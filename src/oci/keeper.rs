@@ -12,7 +12,7 @@ use ampoule_protocol::message::{
     Create, Exec, ExitStatus, HookState, INIT, Rootfs, RootfsSource, WritableLayer,
 };
 use jiff::Timestamp;
-use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use super::error::{OciError, file, host};
 use super::face::{Face, Mirror, pair};
 use super::hooks::{self, Kind};
 use super::record::{Record, Status};
-use super::spawn::CHANNEL_FD;
+use super::spawn::{CHANNEL_FD, LOCK_FD};
 use super::store::Store;
 use super::translate::{self, Translated};
 use super::{cgroup, console};
@@ -132,6 +132,9 @@ pub fn main() -> Result<ExitCode, OciError> {
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
         .map_err(|_| OciError::Usage("a keeper is started by create, run or exec".into()))?;
     let channel = Channel::from(socket);
+    // The lock at `LOCK_FD` is held to the process's end, by being open; not by what it starts.
+    // SAFETY: the call takes no pointers, and fails where there is no lock.
+    let _ = unsafe { libc::fcntl(LOCK_FD, libc::F_SETFD, libc::FD_CLOEXEC) };
     let Some((job, descriptors)) = channel.receive_with::<Job>(1)? else {
         return Ok(ExitCode::SUCCESS);
     };
@@ -174,14 +177,10 @@ pub fn keep(
     tell: impl FnOnce(Made) -> Result<bool, OciError>,
 ) -> Result<u8, OciError> {
     let folder = Store::new(&job.root).folder(&job.id)?;
-    let path = folder.keeper();
-    let lock = File::create(&path).map_err(file("create", &path))?;
-    let _alive = Flock::lock(lock, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| file("lock", &path)(errno))?;
     let spec = folder.read_config()?;
     let translated = translate::translate(spec.clone(), &job.bundle, translate::look)?;
     let cgroups = match spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref()) {
-        Some(name) => cgroup::enter(name, job.systemd_cgroup)?,
+        Some(name) => cgroup::enter(name, job.systemd_cgroup, |group| folder.write_cgroup(group))?,
         None => Vec::new(),
     };
     let kept = keep_in(job, &spec, translated, cgroups.clone(), signals, mirror, tell);
@@ -196,7 +195,8 @@ pub fn keep(
 fn leave(cgroups: &[PathBuf]) {
     for group in cgroups {
         // What cannot be left behind empty is the caller's to see.
-        let _ = cgroup::enter(Path::new("/"), false).and_then(|_| cgroup::remove(group));
+        let _ =
+            cgroup::enter(Path::new("/"), false, |_| Ok(())).and_then(|_| cgroup::remove(group));
     }
 }
 
@@ -213,6 +213,9 @@ fn keep_in(
     if let Some(socket) = &job.console_socket {
         console::take(socket, console_size(spec.process().as_ref()))
             .map_err(file("send a terminal to", socket))?;
+    }
+    if let Some(process) = translated.spec.process_mut() {
+        console::size_as_own(process);
     }
     mirror.show(Face::Network).map_err(host("make a network namespace"))?;
     let mut made = Made {
@@ -383,7 +386,8 @@ fn further(job: &ExecJob, descriptors: Vec<OwnedFd>, channel: &Channel, signals:
 }
 
 /// Starts a further process with this process's standard streams.
-pub fn run_further(vsock: &Path, process: Process) -> Result<Running, OciError> {
+pub fn run_further(vsock: &Path, mut process: Process) -> Result<Running, OciError> {
+    console::size_as_own(&mut process);
     let ends = Ends::Own { stdin: true };
     let name = container::fresh_name("exec")?;
     let stdio = Streams::names(&name, &ends, process.terminal().unwrap_or(false));

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -22,6 +23,12 @@ use crate::sandbox::signals::Signals;
 /// Descriptor at which a keeper finds its channel: its standard streams are the container's.
 pub const CHANNEL_FD: RawFd = 3;
 
+/// Descriptor at which a container's keeper finds the lock that says that it lives.
+pub const LOCK_FD: RawFd = 4;
+
+/// Descriptors from here on are in the way of neither.
+const FREE_FD: RawFd = 10;
+
 /// A keeper that has said what came of its job, and waits for [`Ready::go`].
 #[derive(Debug)]
 pub struct Ready {
@@ -31,27 +38,31 @@ pub struct Ready {
     pub made: Made,
 }
 
-/// Starts a keeper with this command's standard streams, and waits until its process is there.
-pub fn spawn(job: &Job, spoken: &[u8]) -> Result<Ready, OciError> {
-    let (channel, theirs) = Channel::pair().map_err(host("make a socket pair"))?;
+/// Starts a keeper with this command's standard streams, and waits until its process is there. The
+/// keeper has `lock` from its first moment on, whatever becomes of this command.
+pub fn spawn(job: &Job, spoken: &[u8], lock: Option<&File>) -> Result<Ready, OciError> {
+    let (channel, end) = Channel::pair().map_err(host("make a socket pair"))?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("ampoule-oci").arg("keeper");
-    let fd = theirs.as_raw_fd();
+    let theirs = aside(&end)?;
+    let lock = lock.map(aside).transpose()?;
+    let places = [(Some(&theirs), CHANNEL_FD), (lock.as_ref(), LOCK_FD)]
+        .map(|(from, to)| (from.map(AsRawFd::as_raw_fd), to));
     let prepare = move || {
         // A session of its own: signals of the caller's terminal are for the caller.
         nix::unistd::setsid()?;
-        // SAFETY: both are integers; afterwards the descriptor is open beyond the exec.
-        nix::errno::Errno::result(unsafe { libc::dup2(fd, CHANNEL_FD) })?;
-        if fd == CHANNEL_FD {
-            // SAFETY: it is open, and the call takes no pointers.
-            nix::errno::Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })?;
+        for (from, to) in places {
+            if let Some(from) = from {
+                // SAFETY: both are integers; afterwards the descriptor is open beyond the exec.
+                nix::errno::Errno::result(unsafe { libc::dup2(from, to) })?;
+            }
         }
         Ok(())
     };
     // SAFETY: between fork and exec only system calls are made, and nothing is allocated.
     unsafe { command.pre_exec(prepare) };
     let mut child = command.spawn().map_err(host("start the container's keeper"))?;
-    drop(theirs);
+    drop((end, theirs, lock));
     let body = memory(spoken).map_err(host("hand over the container's process"))?;
     channel.send_with(job, &[body.as_fd()])?;
     match channel.receive()? {
@@ -66,6 +77,14 @@ pub fn spawn(job: &Job, spoken: &[u8]) -> Result<Ready, OciError> {
             Err(OciError::Keeper(format!("the container's keeper died ({status})")))
         }
     }
+}
+
+/// The same once more, where no descriptor is that a keeper looks for.
+fn aside(descriptor: &impl AsFd) -> Result<OwnedFd, OciError> {
+    let number = fcntl(descriptor.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(FREE_FD))
+        .map_err(host("start the container's keeper"))?;
+    // SAFETY: it has just been made, and nothing else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 fn memory(bytes: &[u8]) -> io::Result<OwnedFd> {

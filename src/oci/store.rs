@@ -6,12 +6,15 @@
 //! <root>/<id>/config.json  the bundle's, as it was
 //! <root>/<id>/limits.json  linux.resources as `update` left them; there once it was used
 //! <root>/<id>/keeper       locked by the container's keeper as long as it lives
+//! <root>/<id>/cgroup       path of the host's control group that is made for it
 //! ```
 //!
 //! A container whose keeper's lock is free has stopped, however that came.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -125,6 +128,21 @@ impl Folder {
         self.path.join("config.json")
     }
 
+    fn cgroup(&self) -> PathBuf {
+        self.path.join("cgroup")
+    }
+
+    /// Writes down which control group is about to be made for the container.
+    pub fn write_cgroup(&self, group: &Path) -> Result<(), OciError> {
+        let path = self.cgroup();
+        replace(&path, group.as_os_str().as_bytes()).map_err(file("write", &path))
+    }
+
+    /// The control group that may have been made for the container.
+    pub fn read_cgroup(&self) -> Option<PathBuf> {
+        fs::read(self.cgroup()).ok().map(|bytes| OsString::from_vec(bytes).into())
+    }
+
     fn state(&self) -> PathBuf {
         self.path.join("state.json")
     }
@@ -218,6 +236,14 @@ impl Held {
         let path = self.folder.limits();
         let json = serde_json::to_vec(limits).map_err(io::Error::other);
         json.and_then(|json| replace(&path, &json)).map_err(file("write", &path))
+    }
+
+    /// The lock that the container's keeper is to have; while it is held, somebody works on that.
+    pub fn lock_keeper(&self) -> Result<File, OciError> {
+        let path = self.folder.keeper();
+        let lock = File::create(&path).map_err(file("create", &path))?;
+        lock.lock().map_err(file("lock", &path))?;
+        Ok(lock)
     }
 
     /// Keeps the bundle's `config.json`, which may change.

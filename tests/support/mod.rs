@@ -67,7 +67,7 @@ pub fn images() -> PathBuf {
 
 /// Templates that all tests of a host share: each is made once. Not in the checkout, whose file
 /// system may be slow.
-fn shared_templates() -> PathBuf {
+pub fn shared_templates() -> PathBuf {
     std::env::temp_dir().join("ampoule-test-templates")
 }
 

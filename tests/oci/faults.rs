@@ -1,0 +1,141 @@
+//! SIGKILL of any process at any moment: `delete --force` then leaves nothing.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::lab::{Created, Lab, WAITS, adopt_orphans, await_end, exit_code, until};
+use crate::needs_sandboxes;
+use crate::support::{code, read_until};
+
+/// A lab whose containers have a control group of the host.
+fn lab() -> (Lab, PathBuf) {
+    let lab = Lab::shell(WAITS);
+    let name = format!("/ampoule-{}", lab.path("").file_name().unwrap().to_str().unwrap());
+    lab.change(|config| config["linux"]["cgroupsPath"] = name.as_str().into());
+    (lab, Path::new("/sys/fs/cgroup").join(&name[1..]))
+}
+
+fn running(lab: &Lab) -> Created {
+    let mut created = lab.start("c");
+    read_until(&mut created.stdout, "ready\n");
+    created
+}
+
+fn sigkill(pid: i32) {
+    // It may just have ended.
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    await_end(pid);
+}
+
+/// Removes what there is, and sees that it was all; the id can be used again.
+#[track_caller]
+fn nothing_is_left_after_delete(lab: &Lab, group: &Path) {
+    lab.ok(&["delete", "--force", "c"]);
+    assert_eq!(lab.left(), [""; 0]);
+    assert!(!group.exists(), "{} is left", group.display());
+}
+
+#[test]
+fn a_killed_monitor_ends_its_container() {
+    needs_sandboxes!();
+    adopt_orphans();
+    let (lab, group) = lab();
+    let _created = running(&lab);
+    assert!(group.is_dir());
+    let pid = lab.pid("c");
+    let [monitor] = lab.doing("monitor")[..] else { panic!("{:?}", lab.processes()) };
+    sigkill(monitor);
+    assert_eq!(exit_code(pid), 255);
+    assert_eq!(lab.status("c"), "stopped");
+    lab.output(&["kill", "c"]).fails(1, &["container not running"]);
+    nothing_is_left_after_delete(&lab, &group);
+}
+
+#[test]
+fn a_killed_keeper_ends_its_sandbox() {
+    needs_sandboxes!();
+    let (lab, group) = lab();
+    let _created = running(&lab);
+    let [monitor] = lab.doing("monitor")[..] else { panic!("{:?}", lab.processes()) };
+    sigkill(lab.pid("c"));
+    await_end(monitor);
+    let state = lab.state("c");
+    assert_eq!((&state["status"], &state["pid"]), (&"stopped".into(), &0.into()));
+    lab.output(&["exec", "c", "true"]).fails(255, &["cannot exec in a stopped container"]);
+    nothing_is_left_after_delete(&lab, &group);
+}
+
+/// Starts a `create`, kills one of its processes when the moment has come, and looks at what is left.
+fn killed_at(
+    moment: &str,
+    come: impl Fn(&Lab) -> bool,
+    victim: impl Fn(&Lab, &Child) -> Option<i32>,
+) {
+    let (lab, group) = lab();
+    let mut command = lab.command(["create", "c"]);
+    let mut create = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until(|| come(&lab));
+    if let Some(pid) = victim(&lab, &create) {
+        println!("{moment}: {pid} is killed");
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    let code = code(create.wait().unwrap());
+    println!("{moment}: create ended with {code}");
+    nothing_is_left_after_delete(&lab, &group);
+    // Nothing is in the way of another one.
+    let mut created = running(&lab);
+    created.stdin.take();
+    nothing_is_left_after_delete(&lab, &group);
+}
+
+#[test]
+fn a_killed_create_leaves_what_delete_removes() {
+    needs_sandboxes!();
+    let own = |_: &Lab, create: &Child| i32::try_from(create.id()).ok();
+    killed_at("folder", |lab| lab.path("root/c").exists(), own);
+    killed_at("keeper", |lab| lab.path("root/c/keeper").exists(), own);
+    killed_at("monitor", |lab| !lab.doing("monitor").is_empty(), own);
+    killed_at("record", |lab| lab.path("root/c/state.json").exists(), own);
+}
+
+#[test]
+fn a_keeper_or_monitor_killed_while_it_creates_leaves_what_delete_removes() {
+    needs_sandboxes!();
+    let first = |verb: &'static str| move |lab: &Lab, _: &Child| lab.doing(verb).first().copied();
+    killed_at("keeper's lock", |lab| lab.path("root/c/keeper").exists(), first("keeper"));
+    killed_at("keeper's monitor", |lab| !lab.doing("monitor").is_empty(), first("keeper"));
+    killed_at("monitor", |lab| !lab.doing("monitor").is_empty(), first("monitor"));
+}
+
+#[test]
+fn a_killed_run_leaves_a_container_that_can_be_deleted() {
+    needs_sandboxes!();
+    let (lab, group) = lab();
+    let mut run = lab.spawn(&["run", "c"]);
+    read_until(run.stdout.as_mut().unwrap(), "ready\n");
+    run.kill().unwrap();
+    run.wait().unwrap();
+    nothing_is_left_after_delete(&lab, &group);
+}
+
+#[test]
+fn a_killed_start_kill_or_delete_can_be_done_again() {
+    needs_sandboxes!();
+    let (lab, group) = lab();
+    let mut created = lab.create("c", &[]);
+    for args in [&["start", "c"][..], &["kill", "c", "USR2"], &["delete", "-f", "c"]] {
+        let mut child = lab.command(args).stderr(Stdio::null()).spawn().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    // Nothing holds a lock that nobody lets go of: each is answered.
+    let state = lab.output(&["state", "c"]);
+    if state.code == 0 && state.stdout.contains("created") {
+        lab.ok(&["start", "c"]);
+        read_until(&mut created.stdout, "ready\n");
+    }
+    nothing_is_left_after_delete(&lab, &group);
+}

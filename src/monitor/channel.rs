@@ -66,6 +66,11 @@ impl Channel {
         Ok(Self { socket })
     }
 
+    /// The same end once more.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()? })
+    }
+
     /// Connects to a listening socket.
     pub fn connect(path: &Path) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC;

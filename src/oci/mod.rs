@@ -139,9 +139,6 @@ enum Verb {
     List(list::Args),
     Spec(spec::Args),
     Features(features::Args),
-    /// The process that stands for a container (started by create and exec)
-    #[command(hide = true)]
-    Keeper,
     #[command(hide = true)]
     Monitor(crate::cli::monitor::Args),
 }
@@ -164,7 +161,6 @@ impl Verb {
             Self::List(args) => list::run(&args, global),
             Self::Spec(args) => spec::run(&args, global),
             Self::Features(args) => features::run(&args, global),
-            Self::Keeper => keeper::main(),
             Self::Monitor(_) => {
                 crate::monitor::process::main().map_err(OciError::Monitor)?;
                 Ok(ExitCode::SUCCESS)

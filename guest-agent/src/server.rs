@@ -67,6 +67,11 @@ fn converse(agent: &'static Agent, connection: Connection) -> std::result::Resul
         };
         let afterwards = request.as_ref().map_or(Afterwards::Nothing, Afterwards::of);
         let reply = match request {
+            Ok(Request::AwaitOutOfMemory { container, after }) => {
+                container::await_oom_kill(agent, &container, after, &connection)
+                    .map(|kills| Reply::OutOfMemory { kills })
+                    .unwrap_or_else(|e| Reply::Error(e.into()))
+            }
             Ok(request) => answer(agent, request, body).unwrap_or_else(|e| Reply::Error(e.into())),
             Err(e) => Reply::Error(AgentError::new(ErrorKind::InvalidArgument, describe(&e))),
         };
@@ -126,9 +131,8 @@ fn answer(agent: &'static Agent, request: Request, mut body: Vec<u8>) -> Result<
             container::resize(agent, &id, rows, columns).map(|()| Reply::Done)
         }
         Request::Wait(id) => container::wait(agent, &id).map(Reply::Exited),
-        Request::Processes { container } => {
-            container::processes(agent, &container).map(|pids| Reply::Processes { pids })
-        }
+        Request::Processes { container, table } => container::processes(agent, &container, table)
+            .map(|(pids, table)| Reply::Processes { pids, table }),
         Request::Update { container, resources } => {
             container::update(agent, &container, &resources).map(|()| Reply::Done)
         }
@@ -159,7 +163,7 @@ fn answer(agent: &'static Agent, request: Request, mut body: Vec<u8>) -> Result<
         Request::Attach { id, stdio } => {
             container::attach(agent, &id, &stdio).map(|()| Reply::Done)
         }
-        Request::Events | Request::Unknown => {
+        Request::Events | Request::AwaitOutOfMemory { .. } | Request::Unknown => {
             Err(AgentError::new(ErrorKind::Unsupported, "the agent does not know the request")
                 .into())
         }

@@ -235,6 +235,14 @@ mod tests {
     }
 
     #[test]
+    fn the_host_tells_of_all_namespaces() {
+        let kinds = ampoule_protocol::features::NAMESPACES.iter();
+        let kinds: Vec<Value> = kinds.map(|kind| json!({"type": kind})).collect();
+        let spec = spec(|json| json["linux"]["namespaces"] = json!(kinds));
+        assert_eq!(Namespaces::of(&spec).unwrap().new.bits().count_ones(), 8);
+    }
+
+    #[test]
     fn namespaces_of_the_guests_processes_can_be_joined() {
         let spec = spec(|json| {
             json["linux"]["namespaces"][1]["path"] = json!("/proc/42/ns/pid");

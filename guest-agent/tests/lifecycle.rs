@@ -129,8 +129,11 @@ fn further_processes_join_the_container() {
     assert_eq!(rpc.wait(name).code, 9);
     assert_eq!(text(pipes.stdout), "sealed\nblue\nsleep\n0::/\n");
 
-    match rpc.call(Request::Processes { container: "c".into() }) {
-        Reply::Processes { pids } => assert_eq!(pids, [pid]),
+    match rpc.call(Request::Processes { container: "c".into(), table: true }) {
+        Reply::Processes { pids, table } => {
+            assert_eq!(pids, [pid]);
+            assert_eq!((table.len(), table[0].pid, table[0].uid), (1, pid, 0), "{table:?}");
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(rpc.error(Request::Delete { container: "c".into() }).0, ErrorKind::WrongState);

@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 const LIMIT: usize = 128 << 10;
 
 /// Most descriptors that are taken with a message.
-pub const MAX_DESCRIPTORS: usize = 4;
+pub const MAX_DESCRIPTORS: usize = 5;
 
 /// Why a message could not be sent or taken.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,11 @@ impl Channel {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         Ok(Self { socket })
+    }
+
+    /// The same end once more.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()? })
     }
 
     /// Connects to a listening socket.

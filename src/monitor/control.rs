@@ -7,7 +7,8 @@ use crate::vmm::config::MachineConfig;
 use crate::vmm::snapshot::state::Plugs;
 
 /// The keeper's first message. With it come descriptors, in this order, as far as they are there:
-/// the vsock device's listening socket, the control socket, the snapshot's state and memory.
+/// the vsock device's listening socket, the control socket, the snapshot's state and memory, the
+/// pages that starts from it touch.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MonitorConfig {
@@ -26,7 +27,19 @@ pub enum Start {
     /// From its kernel on.
     Boot(MachineConfig),
     /// From a snapshot, which is handed over, with these things plugged in.
-    Restore(Plugs),
+    Restore(Plugs, TouchedPages),
+}
+
+/// What a restored machine does about the pages that starts touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TouchedPages {
+    /// Nothing: it is not the start of a template.
+    Ignored,
+    /// They will be asked for: [`MonitorRequest::Touched`].
+    Watched,
+    /// They are known, and what is known is handed over.
+    Known,
 }
 
 /// What is asked of a running monitor.
@@ -35,6 +48,9 @@ pub enum Start {
 pub enum MonitorRequest {
     /// Answered with [`MonitorEvent::Timings`].
     Timings,
+    /// Write the pages that the guest has touched to an empty file whose descriptor comes with this.
+    /// [`MonitorEvent::Done`].
+    Touched,
     /// Stop the machine until [`MonitorRequest::Resume`]. [`MonitorEvent::Done`].
     Pause,
     /// Let a paused machine go on. [`MonitorEvent::Done`].

@@ -14,7 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::channel::{Channel, ChannelError, MAX_DESCRIPTORS};
-use super::control::{Cause, MonitorConfig, MonitorEvent, Start};
+use super::control::{Cause, MonitorConfig, MonitorEvent, Start, TouchedPages};
 use super::server::Server;
 use crate::clock::now_us;
 use crate::report::chain;
@@ -22,6 +22,7 @@ use crate::vmm::config::VsockConfig;
 use crate::vmm::exit::Exit;
 use crate::vmm::machine::{Machine, MachineError, Running};
 use crate::vmm::snapshot::Snapshot;
+use crate::vmm::snapshot::touched::Pages;
 
 /// Descriptors that a monitor may have open: 1,024 vsock connections and as much again.
 const DESCRIPTORS: u64 = 2048;
@@ -102,12 +103,18 @@ fn make(
             plug(&mut config.vsock);
             Machine::new(config)
         }
-        Start::Restore(mut plugs) => {
+        Start::Restore(mut plugs, touched) => {
             plug(&mut plugs.vsock);
             let (state, memory) = (File::from(descriptors.next()?), descriptors.next()?.into());
-            Snapshot::read(&state, memory)
-                .map_err(MachineError::from)
-                .and_then(|snapshot| Machine::restore(snapshot, plugs))
+            let known = (touched == TouchedPages::Known).then(|| descriptors.next()).transpose()?;
+            Snapshot::read(&state, memory).map_err(MachineError::from).and_then(|mut snapshot| {
+                match known {
+                    Some(known) => snapshot.expect(&File::from(known)),
+                    None if touched == TouchedPages::Watched => snapshot.pages = Pages::Watched,
+                    None => {}
+                }
+                Machine::restore(snapshot, plugs)
+            })
         }
     })
 }

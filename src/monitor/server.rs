@@ -108,6 +108,11 @@ impl<'a> Server<'a> {
                 self.paused.get_or_insert_with(|| self.running.pause());
             }
             MonitorRequest::Resume => self.paused = None,
+            MonitorRequest::Touched => {
+                if let Err(message) = self.touched(files) {
+                    return MonitorEvent::Refused { message };
+                }
+            }
             MonitorRequest::Snapshot { checksum } => {
                 if let Err(message) = self.snapshot(files, checksum) {
                     return MonitorEvent::Refused { message };
@@ -115,6 +120,13 @@ impl<'a> Server<'a> {
             }
         }
         MonitorEvent::Done
+    }
+
+    fn touched(&self, files: Vec<OwnedFd>) -> Result<(), String> {
+        let [file]: [OwnedFd; 1] =
+            files.try_into().map_err(|_| "what was touched takes one file".to_owned())?;
+        let touched = self.running.touched();
+        touched.and_then(|touched| touched.write(&File::from(file))).map_err(|error| chain(&error))
     }
 
     fn snapshot(&self, files: Vec<OwnedFd>, checksum: bool) -> Result<(), String> {

@@ -1,10 +1,13 @@
 //! The control group of the host in which a container's keeper and monitor are: where callers look for
 //! what the container uses. Its limits are the guest's to keep.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::{OciError, file};
 
@@ -60,16 +63,27 @@ pub fn remove(path: &Path) -> Result<(), OciError> {
     if !path.starts_with(ROOT) {
         return Ok(());
     }
+    await_empty(path);
+    match fs::remove_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(file("remove the cgroup", path)),
+    }
+}
+
+/// Waits until the kernel has seen the last process leave: a killed one does so a moment after it can
+/// be waited for. What cannot be waited for is told by the removal.
+fn await_empty(path: &Path) {
     let until = Instant::now() + EMPTY_TIME;
+    let Ok(mut events) = File::open(path.join("cgroup.events")) else { return };
     loop {
-        match fs::remove_dir(path) {
-            // A killed process leaves its group a moment after it can be waited for.
-            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => {
-                std::thread::yield_now();
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            removed => return removed.map_err(file("remove the cgroup", path)),
+        let mut text = String::new();
+        let read = events.rewind().and_then(|()| events.read_to_string(&mut text));
+        let left = until.saturating_duration_since(Instant::now());
+        if read.is_err() || !text.lines().any(|line| line == "populated 1") || left.is_zero() {
+            return;
         }
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let _ = poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout);
     }
 }
 

@@ -27,6 +27,12 @@ pub enum OciError {
     /// nothing runs that a signal, or another operation, could be for
     #[error("container not running")]
     NotRunning,
+    /// `pause` of one that is paused
+    #[error("container already paused")]
+    AlreadyPaused,
+    /// `resume` of one that is not
+    #[error("container not paused")]
+    NotPaused,
     /// the operation is not one for this state
     #[error("cannot {verb} a container that is {status}", status = .status.name())]
     WrongStatus {

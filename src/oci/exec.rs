@@ -92,7 +92,7 @@ fn exec(args: &Args, global: &Global) -> Result<ExitCode, OciError> {
     drop(held);
     let with_terminal = process.terminal().unwrap_or(false);
     if args.detach || args.console_socket.is_some() {
-        return detach(args, &record, &process, with_terminal);
+        return detach(args, &record, process);
     }
     let signals = Signals::block().map_err(host("block signals"))?;
     let raw = if with_terminal {
@@ -125,21 +125,15 @@ fn check(record: &Record, ignore_paused: bool) -> Result<(), OciError> {
     }
 }
 
-fn detach(
-    args: &Args,
-    record: &Record,
-    process: &Process,
-    with_terminal: bool,
-) -> Result<ExitCode, OciError> {
-    if with_terminal && args.console_socket.is_none() {
+fn detach(args: &Args, record: &Record, process: Process) -> Result<ExitCode, OciError> {
+    if process.terminal().unwrap_or(false) && args.console_socket.is_none() {
         let message = "cannot allocate tty if runc will detach without setting console socket";
         return Err(OciError::Usage(message.into()));
     }
     let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
     let console_socket = args.console_socket.as_ref().map(absolute);
-    let job = Job::Exec(ExecJob { vsock: record.vsock.clone(), console_socket });
-    let body = serde_json::to_vec(process).map_err(|error| OciError::Usage(error.to_string()))?;
-    let keeper = spawn::spawn(&job, &body, None)?;
+    let job = ExecJob { vsock: record.vsock.clone(), process, console_socket };
+    let keeper = spawn::spawn(Job::Exec(Box::new(job)), None)?;
     keeper.tell_pid(args.pidfd_socket.as_deref(), args.pid_file.as_deref())?;
     if args.detach {
         keeper.go()?;

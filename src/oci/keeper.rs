@@ -1,18 +1,15 @@
-//! `ampoule-oci keeper`: the process whose pid callers know as the container's, or as that of a
+//! The process whose pid callers know as the container's, or as that of a
 //! further process in one. It lives as long, carries its input and output, and exits with its code.
 
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::thread;
 
 use ampoule_protocol::message::{
     Create, Exec, ExitStatus, HookState, INIT, Rootfs, RootfsSource, WritableLayer,
 };
 use jiff::Timestamp;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
@@ -22,7 +19,6 @@ use super::error::{OciError, file, host};
 use super::face::{Face, Mirror, pair};
 use super::hooks::{self, Kind};
 use super::record::{Record, Status};
-use super::spawn::{CHANNEL_FD, LOCK_FD};
 use super::store::Store;
 use super::translate::{self, Translated};
 use super::{cgroup, console};
@@ -38,21 +34,17 @@ use crate::sandbox::template::{Template, Templates};
 use crate::sandbox::wake::wake;
 use crate::sandbox::{CONTAINER, Ends, Places, Registry, SHARE, SandboxError, exec};
 
-/// Largest process that is taken, in bytes.
-const PROCESS_LIMIT: u64 = 3 << 20;
-
 /// What a keeper is to do.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub enum Job {
     /// Create a container and keep it.
     Create(CreateJob),
-    /// Run a further process and keep it; the OCI process comes as a descriptor.
-    Exec(ExecJob),
+    /// Run a further process and keep it.
+    Exec(Box<ExecJob>),
 }
 
 /// A new container.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct CreateJob {
     /// Its id; its folder is made already, and has its `config.json`.
     pub id: String,
@@ -69,11 +61,12 @@ pub struct CreateJob {
 }
 
 /// A further process.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct ExecJob {
     /// The socket of the guest.
     pub vsock: PathBuf,
+    /// The process.
+    pub process: Process,
     /// Where its terminal's master goes.
     pub console_socket: Option<PathBuf>,
 }
@@ -125,30 +118,33 @@ impl Made {
     }
 }
 
-/// The keeper's life.
-pub fn main() -> Result<ExitCode, OciError> {
-    // SAFETY: whoever starts a keeper hands it this descriptor, which nothing else here owns.
-    let socket = unsafe { OwnedFd::from_raw_fd(CHANNEL_FD) };
-    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
-        .map_err(|_| OciError::Usage("a keeper is started by create, run or exec".into()))?;
-    let channel = Channel::from(socket);
-    // The lock at `LOCK_FD` is held to the process's end, by being open; not by what it starts.
-    // SAFETY: the call takes no pointers, and fails where there is no lock.
-    let _ = unsafe { libc::fcntl(LOCK_FD, libc::F_SETFD, libc::FD_CLOEXEC) };
-    let Some((job, descriptors)) = channel.receive_with::<Job>(1)? else {
-        return Ok(ExitCode::SUCCESS);
+/// The keeper's life, of a process that was forked for it. `channel` is the way to the command; `lock`
+/// is held to the process's end, by being open, and not by what it starts.
+pub fn live(job: Job, channel: Channel, lock: Option<File>) -> ! {
+    let failed = |what: &str, error: std::io::Error| -> ! {
+        // Whoever started it is told, if it is there still.
+        let _ = channel.send(&Answer::Failed { message: format!("cannot {what}: {error}") });
+        std::process::exit(super::KEEPER_FAILED.into())
     };
-    let signals = Signals::block().map_err(host("block signals"))?;
+    let signals = Signals::block().unwrap_or_else(|error| failed("block signals", error));
     let (mirror, stage) = pair();
+    let copy = channel.try_clone().unwrap_or_else(|error| failed("copy a descriptor", error));
     let work = move || {
         let code = match job {
-            Job::Create(job) => create(&job, &channel, &signals, &mirror),
-            Job::Exec(job) => further(&job, descriptors, &channel, &signals),
+            Job::Create(job) => create(&job, &copy, &signals, &mirror),
+            Job::Exec(job) => further(*job, &copy, &signals),
         };
+        drop(lock);
         std::process::exit(code.into())
     };
-    thread::Builder::new().name("keeper".into()).spawn(work).map_err(host("start a thread"))?;
-    stage.serve()
+    match thread::Builder::new().name("keeper".into()).spawn(work) {
+        Ok(_) => {
+            // The other thread's copy is the one that is spoken to.
+            drop(channel);
+            stage.serve()
+        }
+        Err(error) => failed("start a thread", error),
+    }
 }
 
 /// Creates a container and keeps it: its exit code.
@@ -195,7 +191,8 @@ pub fn keep(
 fn leave(cgroups: &[PathBuf]) {
     for group in cgroups {
         // What cannot be left behind empty is the caller's to see.
-        let _ = cgroup::enter(Path::new("/"), false, |_| Ok(())).and_then(|_| cgroup::remove(group));
+        let _ =
+            cgroup::enter(Path::new("/"), false, |_| Ok(())).and_then(|_| cgroup::remove(group));
     }
 }
 
@@ -298,6 +295,9 @@ fn begin_with(
     machine.guest.await_guest(starting.as_fd(), Some(signals))?;
     let running =
         starting.finish(&ends, || {}).map_err(|error| machine.guest.or_its_death(error))?;
+    if let Some(template) = template.filter(|template| template.touched.is_none()) {
+        machine.guest.add_touched(template)?;
+    }
     Ok((machine, running, events))
 }
 
@@ -359,15 +359,13 @@ fn attend(
 }
 
 /// Runs a further process and keeps it: its exit code.
-fn further(job: &ExecJob, descriptors: Vec<OwnedFd>, channel: &Channel, signals: &Signals) -> u8 {
-    let begun = read_process(descriptors).and_then(|process| {
-        if let Some(socket) = &job.console_socket {
-            console::take(socket, console_size(Some(&process)))
-                .map_err(file("send a terminal to", socket))?;
-        }
-        run_further(&job.vsock, process)
+fn further(job: ExecJob, channel: &Channel, signals: &Signals) -> u8 {
+    let ExecJob { vsock, process, console_socket } = job;
+    let terminal = console_socket.map_or(Ok(()), |socket| {
+        console::take(&socket, console_size(Some(&process)))
+            .map_err(file("send a terminal to", &socket))
     });
-    let mut running = match begun {
+    let mut running = match terminal.and_then(|()| run_further(&vsock, process)) {
         Ok(running) => running,
         Err(error) => {
             let _ = channel.send(&Answer::Failed { message: chain(&error) });
@@ -396,14 +394,6 @@ pub fn run_further(vsock: &Path, mut process: Process) -> Result<Running, OciErr
         stdio,
     };
     Ok(container::exec(vsock, request, &ends)?)
-}
-
-fn read_process(descriptors: Vec<OwnedFd>) -> Result<Process, OciError> {
-    let mut json = Vec::new();
-    let file = descriptors.into_iter().next().map(File::from);
-    let file = file.ok_or_else(|| OciError::Usage("a keeper was given no process".into()))?;
-    file.take(PROCESS_LIMIT).read_to_end(&mut json).map_err(host("read the process"))?;
-    serde_json::from_slice(&json).map_err(|error| OciError::Usage(error.to_string()))
 }
 
 fn console_size(process: Option<&Process>) -> Option<(u16, u16)> {

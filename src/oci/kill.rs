@@ -3,12 +3,11 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ampoule_protocol::message::{ErrorKind, ProcessId, Request};
+use ampoule_protocol::message::{ProcessId, Request};
 use nix::sys::signal::Signal;
 
 use super::record::{Record, Status};
-use super::{Global, OciError};
-use crate::agent::{Client, ClientError};
+use super::{Global, OciError, guest};
 use crate::sandbox::CONTAINER;
 
 /// How long a guest may take to pass a signal on.
@@ -42,17 +41,7 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, OciError> {
 pub fn kill(record: &Record, signal: i32, all: bool) -> Result<(), OciError> {
     let id = ProcessId::init(CONTAINER);
     let request = Request::Kill { id, signal, all };
-    let sent = Client::open(&record.vsock, SIGNAL_TIME).and_then(|mut agent| agent.call(&request));
-    sent.map_err(|error| match error {
-        ClientError::Agent(error)
-            if matches!(error.kind, ErrorKind::WrongState | ErrorKind::NotFound) =>
-        {
-            OciError::NotRunning
-        }
-        // It has ended in this moment.
-        ClientError::Connect(_) => OciError::NotRunning,
-        error => error.into(),
-    })
+    guest::call(record, &request, SIGNAL_TIME)
 }
 
 /// A signal's number, or its name with or without SIG, real-time ones as `RTMIN+N`.

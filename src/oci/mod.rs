@@ -8,7 +8,8 @@
 //! * [`keeper`]: the process that stands for a container, or for a further process in one
 //! * [`face`], [`console`], [`cgroup`], [`hooks`]: what such a process looks like from the host: its
 //!   namespaces, terminal, control group; and the caller's own programs
-//! * [`log`]: errors as callers read them
+//! * [`guest`], [`processors`]: what a verb asks of a container's guest and its machine
+//! * [`stats`], [`table`], [`log`]: what is printed, and errors, as callers read them
 
 mod bundle;
 mod cgroup;
@@ -16,19 +17,31 @@ mod console;
 mod create;
 mod delete;
 mod error;
+mod events;
 mod exec;
 mod face;
+mod features;
+mod guest;
 mod hooks;
 mod keeper;
 mod kill;
+mod list;
 mod log;
+mod pause;
+mod processors;
+mod ps;
 mod record;
+mod resume;
 mod run;
 mod spawn;
+mod spec;
 mod start;
 mod state;
+mod stats;
 mod store;
+mod table;
 mod translate;
+mod update;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -118,9 +131,14 @@ enum Verb {
     Kill(kill::Args),
     Delete(delete::Args),
     Exec(exec::Args),
-    /// The process that stands for a container (started by create and exec)
-    #[command(hide = true)]
-    Keeper,
+    Pause(pause::Args),
+    Resume(resume::Args),
+    Update(update::Args),
+    Events(events::Args),
+    Ps(ps::Args),
+    List(list::Args),
+    Spec(spec::Args),
+    Features(features::Args),
     #[command(hide = true)]
     Monitor(crate::cli::monitor::Args),
 }
@@ -135,7 +153,14 @@ impl Verb {
             Self::Kill(args) => kill::run(&args, global),
             Self::Delete(args) => delete::run(&args, global),
             Self::Exec(args) => exec::run(&args, global),
-            Self::Keeper => keeper::main(),
+            Self::Pause(args) => pause::run(&args, global),
+            Self::Resume(args) => resume::run(&args, global),
+            Self::Update(args) => update::run(&args, global),
+            Self::Events(args) => events::run(&args, global),
+            Self::Ps(args) => ps::run(&args, global),
+            Self::List(args) => list::run(&args, global),
+            Self::Spec(args) => spec::run(&args, global),
+            Self::Features(args) => features::run(&args, global),
             Self::Monitor(_) => {
                 crate::monitor::process::main().map_err(OciError::Monitor)?;
                 Ok(ExitCode::SUCCESS)

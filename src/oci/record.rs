@@ -18,6 +18,8 @@ pub enum Status {
     Running,
     /// Its processes are frozen.
     Paused,
+    /// The same, before its program was started.
+    PausedCreated,
     /// It has ended.
     Stopped,
 }
@@ -28,7 +30,7 @@ impl Status {
         match self {
             Self::Created => "created",
             Self::Running => "running",
-            Self::Paused => "paused",
+            Self::Paused | Self::PausedCreated => "paused",
             Self::Stopped => "stopped",
         }
     }
@@ -76,23 +78,32 @@ pub struct Told<'a> {
     created: Timestamp,
     #[serde(skip_serializing_if = "HashMap::is_empty")]
     annotations: &'a HashMap<String, String>,
-    owner: &'static str,
+    owner: &'a str,
 }
 
 impl Record {
-    /// What `state`, `list` and hooks are told.
+    /// What `state` and hooks are told.
     pub fn told(&self) -> Told<'_> {
+        self.told_of("")
+    }
+
+    /// What is told of its process's pid: 0 where there is no process.
+    pub fn told_pid(&self) -> i32 {
+        if self.status == Status::Stopped { 0 } else { self.pid }
+    }
+
+    /// What `list` is told: whose it is, too.
+    pub fn told_of<'a>(&'a self, owner: &'a str) -> Told<'a> {
         Told {
             oci_version: &self.oci_version,
             id: &self.id,
-            pid: if self.status == Status::Stopped { 0 } else { self.pid },
+            pid: self.told_pid(),
             status: self.status.name(),
             bundle: &self.bundle,
             rootfs: &self.rootfs,
             created: self.created,
             annotations: &self.annotations,
-            // Sandboxes are root's.
-            owner: "",
+            owner,
         }
     }
 }

@@ -1,103 +1,83 @@
-//! How a command starts the process that is to stand for a container, or for a further process.
+//! How a command becomes two: itself, and the process that is to stand for a container or for a further
+//! process in one.
+//!
+//! The keeper is forked off and executes nothing: what the command has read and checked is there
+//! already, and loading the program once more would take longer than anything else that a keeper does
+//! before its guest starts.
 
 use std::fs::File;
-use std::io::{self, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command};
 
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork, setsid};
 
 use super::console;
 use super::error::{OciError, file, host};
-use super::keeper::{Answer, Job, Made};
+use super::keeper::{self, Answer, Job, Made};
 use super::store::replace;
 use crate::monitor::channel::Channel;
 use crate::sandbox::monitored::wait;
 use crate::sandbox::process::Process;
 use crate::sandbox::signals::Signals;
 
-/// Descriptor at which a keeper finds its channel: its standard streams are the container's.
-pub const CHANNEL_FD: RawFd = 3;
-
-/// Descriptor at which a container's keeper finds the lock that says that it lives.
-pub const LOCK_FD: RawFd = 4;
-
-/// Descriptors from here on are in the way of neither.
-const FREE_FD: RawFd = 10;
-
-/// A keeper that has said what came of its job, and waits for [`Ready::go`].
+/// A keeper that has said what came of its job, and waits for [`Ready::go`]. Dropped, it clears
+/// everything away.
 #[derive(Debug)]
 pub struct Ready {
-    child: Child,
+    pid: Pid,
     channel: Channel,
     /// What came of it.
     pub made: Made,
 }
 
-/// Starts a keeper with this command's standard streams, and waits until its process is there. The
-/// keeper has `lock` from its first moment on, whatever becomes of this command.
-pub fn spawn(job: &Job, spoken: &[u8], lock: Option<&File>) -> Result<Ready, OciError> {
-    let (channel, end) = Channel::pair().map_err(host("make a socket pair"))?;
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("ampoule-oci").arg("keeper");
-    let theirs = aside(&end)?;
-    let lock = lock.map(aside).transpose()?;
-    let places = [(Some(&theirs), CHANNEL_FD), (lock.as_ref(), LOCK_FD)]
-        .map(|(from, to)| (from.map(AsRawFd::as_raw_fd), to));
-    let prepare = move || {
-        // A session of its own: signals of the caller's terminal are for the caller.
-        nix::unistd::setsid()?;
-        for (from, to) in places {
-            if let Some(from) = from {
-                // SAFETY: both are integers; afterwards the descriptor is open beyond the exec.
-                nix::errno::Errno::result(unsafe { libc::dup2(from, to) })?;
-            }
+/// Forks a keeper, which has this command's standard streams, and waits until its process is there. The
+/// keeper has `lock` from its first moment on, whatever becomes of this command. Whoever calls this is
+/// its process's only thread.
+pub fn spawn(job: Job, lock: Option<File>) -> Result<Ready, OciError> {
+    let (channel, theirs) = Channel::pair().map_err(host("make a socket pair"))?;
+    // SAFETY: no other thread exists that could hold a lock which the child needs.
+    let pid = match unsafe { fork() }.map_err(host("start the container's keeper"))? {
+        ForkResult::Child => {
+            drop(channel);
+            // A session of its own: signals of the caller's terminal are for the caller.
+            let _ = setsid();
+            keeper::live(job, Channel::from(theirs), lock);
         }
-        Ok(())
+        ForkResult::Parent { child } => child,
     };
-    // SAFETY: between fork and exec only system calls are made, and nothing is allocated.
-    unsafe { command.pre_exec(prepare) };
-    let mut child = command.spawn().map_err(host("start the container's keeper"))?;
-    drop((end, theirs, lock));
-    let body = memory(spoken).map_err(host("hand over the container's process"))?;
-    channel.send_with(job, &[body.as_fd()])?;
-    match channel.receive()? {
-        Some(Answer::Made(made)) => Ok(Ready { child, channel, made }),
-        Some(Answer::Failed { message }) => {
-            // Its last word: it ends now, everything cleared away.
-            child.wait().map_err(host("wait for the container's keeper"))?;
-            Err(OciError::Keeper(message))
-        }
-        None => {
-            let status = child.wait().map_err(host("wait for the container's keeper"))?;
-            Err(OciError::Keeper(format!("the container's keeper died ({status})")))
-        }
+    drop((theirs, lock));
+    let answer = channel.receive();
+    if let Ok(Some(Answer::Made(made))) = answer {
+        return Ok(Ready { pid, channel, made });
+    }
+    // Whatever it was, it is its last word: it ends now, everything cleared away.
+    drop(channel);
+    let status = collect(pid)?;
+    match answer? {
+        Some(Answer::Failed { message }) => Err(OciError::Keeper(message)),
+        _ => Err(OciError::Keeper(format!("the container's keeper died (exit status {status})"))),
     }
 }
 
-/// The same once more, where no descriptor is that a keeper looks for.
-fn aside(descriptor: &impl AsFd) -> Result<OwnedFd, OciError> {
-    let number = fcntl(descriptor.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(FREE_FD))
-        .map_err(host("start the container's keeper"))?;
-    // SAFETY: it has just been made, and nothing else knows of it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
-fn memory(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(memfd_create("job", MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(bytes)?;
-    file.rewind()?;
-    Ok(file.into())
+/// Waits for a keeper's end: its exit code, or 128 and the signal that ended it.
+fn collect(pid: Pid) -> Result<i32, OciError> {
+    loop {
+        match waitpid(pid, None) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(code),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as i32),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(host("wait for the container's keeper")(errno)),
+        }
+    }
 }
 
 impl Ready {
     /// Its pid.
     pub fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).unwrap_or(-1)
+        self.pid.as_raw()
     }
 
     /// Tells its caller where to find it: a descriptor of it to a socket, its pid in a file.
@@ -115,7 +95,7 @@ impl Ready {
     }
 
     /// Lets it go on, and waits for its end: its exit code. Signals are passed on to it.
-    pub fn go_and_wait(mut self, signals: &Signals) -> Result<u8, OciError> {
+    pub fn go_and_wait(self, signals: &Signals) -> Result<u8, OciError> {
         self.channel.send(&())?;
         let process = Process::of(self.pid()).map_err(host("watch the container's keeper"))?;
         loop {
@@ -131,16 +111,15 @@ impl Ready {
                 let _ = process.signal(signal);
             }
         }
-        let status = self.child.wait().map_err(host("wait for the container's keeper"))?;
-        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-        Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(super::KEEPER_FAILED))
+        Ok(u8::try_from(collect(self.pid)?).unwrap_or(super::KEEPER_FAILED))
     }
 
     /// Has it clear everything away, and waits until it has.
-    pub fn abandon(mut self) {
-        drop(self.channel);
+    pub fn abandon(self) {
+        let Self { pid, channel, .. } = self;
+        drop(channel);
         // Its exit code tells nothing that is not known.
-        let _ = self.child.wait();
+        let _ = collect(pid);
     }
 }
 

@@ -31,7 +31,10 @@ pub fn start(global: &Global, id: &str) -> Result<(), OciError> {
         Status::Stopped => {
             return Err(OciError::Usage("cannot start a container that has stopped".into()));
         }
-        Status::Running | Status::Paused => {
+        Status::Paused | Status::PausedCreated => {
+            return Err(OciError::Usage("cannot start a container in the paused state".into()));
+        }
+        Status::Running => {
             return Err(OciError::Usage("cannot start an already running container".into()));
         }
     }

@@ -4,6 +4,7 @@
 //! <root>/<id>/             locked (flock) by the command that changes it
 //! <root>/<id>/state.json   the record; there once the container is created, replaced as a whole
 //! <root>/<id>/config.json  the bundle's, as it was
+//! <root>/<id>/limits.json  linux.resources as `update` left them; there once it was used
 //! <root>/<id>/keeper       locked by the container's keeper as long as it lives
 //! <root>/<id>/cgroup       path of the host's control group that is made for it
 //! ```
@@ -18,7 +19,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::bundle;
 use super::error::{OciError, file};
@@ -146,6 +147,10 @@ impl Folder {
         self.path.join("state.json")
     }
 
+    fn limits(&self) -> PathBuf {
+        self.path.join("limits.json")
+    }
+
     /// Whether the container's keeper lives.
     pub fn is_kept(&self) -> bool {
         match File::open(self.keeper()) {
@@ -202,6 +207,16 @@ impl Folder {
         Ok(record)
     }
 
+    /// The limits as they were last changed; none where they were not.
+    pub fn read_limits(&self) -> Result<Option<LinuxResources>, OciError> {
+        let path = self.limits();
+        let bytes = match fs::read(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(file("read", &path))?,
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(file("read", &path))
+    }
+
     /// The `config.json` that the container was created with.
     pub fn read_config(&self) -> Result<Spec, OciError> {
         Ok(bundle::read(&self.config())?)
@@ -213,6 +228,13 @@ impl Held {
     pub fn write(&self, record: &Record) -> Result<(), OciError> {
         let path = self.folder.state();
         let json = serde_json::to_vec(record).map_err(io::Error::other);
+        json.and_then(|json| replace(&path, &json)).map_err(file("write", &path))
+    }
+
+    /// Keeps the limits as they were changed.
+    pub fn write_limits(&self, limits: &LinuxResources) -> Result<(), OciError> {
+        let path = self.folder.limits();
+        let json = serde_json::to_vec(limits).map_err(io::Error::other);
         json.and_then(|json| replace(&path, &json)).map_err(file("write", &path))
     }
 
@@ -315,10 +337,10 @@ mod tests {
         let keeper = File::create(held.folder.keeper()).unwrap();
         let keeper = Flock::lock(keeper, FlockArg::LockExclusive).unwrap();
         assert_eq!(store.find("c").unwrap().status, Status::Running);
-        assert_eq!(store.find("c").unwrap().told().pid, 42);
+        assert_eq!(store.find("c").unwrap().told_pid(), 42);
         drop(keeper);
         assert_eq!(store.find("c").unwrap().status, Status::Stopped);
-        assert_eq!(store.find("c").unwrap().told().pid, 0);
+        assert_eq!(store.find("c").unwrap().told_pid(), 0);
     }
 
     #[test]

@@ -18,10 +18,13 @@ use crate::vmm::config::{Export, Share};
 const ROOTFS: &str = "rootfs";
 
 /// Annotation: memory of the sandbox's machine in MiB, beyond what the limits ask for.
-const MEMORY_ANNOTATION: &str = "io.ampoule.memory-mib";
+pub const MEMORY_ANNOTATION: &str = "io.ampoule.memory-mib";
 
 /// Annotation: vCPUs of the sandbox's machine, beyond what the limits ask for.
-const CPUS_ANNOTATION: &str = "io.ampoule.vcpus";
+pub const CPUS_ANNOTATION: &str = "io.ampoule.vcpus";
+
+/// Period of a CPU quota that names none, in microseconds.
+pub const DEFAULT_PERIOD: u64 = 100_000;
 
 /// Most processors that a list may name.
 const MAX_LISTED: usize = 4096;
@@ -46,6 +49,14 @@ pub enum TranslateError {
         /// the field
         field: String,
         /// why not
+        reason: String,
+    },
+    /// a change that the machine is too small for
+    #[error("{field}: {reason}")]
+    Beyond {
+        /// the field
+        field: String,
+        /// why not, and what to do
         reason: String,
     },
     /// a file of the host
@@ -229,7 +240,7 @@ fn host_source(
 }
 
 /// The machine that the limits ask for, and the host's processors that it is for.
-fn size(spec: &Spec) -> Result<(Shape, Vec<usize>), TranslateError> {
+pub fn size(spec: &Spec) -> Result<(Shape, Vec<usize>), TranslateError> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let memory = resources
         .and_then(|resources| resources.memory().as_ref())
@@ -237,20 +248,16 @@ fn size(spec: &Spec) -> Result<(Shape, Vec<usize>), TranslateError> {
         .and_then(|limit| u64::try_from(limit).ok())
         .filter(|limit| *limit > 0);
     let cpu = resources.and_then(|resources| resources.cpu().as_ref());
-    let processors = match cpu.and_then(|cpu| cpu.cpus().as_deref()) {
-        Some(list) if !list.trim().is_empty() => listed(list).ok_or_else(|| {
-            let (field, reason) =
-                ("linux.resources.cpu.cpus".into(), format!("{list:?} is no list"));
-            TranslateError::Invalid { field, reason }
-        })?,
-        _ => Vec::new(),
+    let processors = match resources {
+        Some(resources) => processors(resources)?.unwrap_or_default(),
+        None => Vec::new(),
     };
     let quota = cpu.and_then(|cpu| cpu.quota()).filter(|quota| *quota > 0);
     // Far below what a double holds exactly; beyond it the machine has its most vCPUs.
     #[allow(clippy::cast_precision_loss)]
     let cpus = quota.map(|quota| {
         let period = cpu.and_then(|cpu| cpu.period()).filter(|period| *period > 0);
-        quota as f64 / period.unwrap_or(100_000) as f64
+        quota as f64 / period.unwrap_or(DEFAULT_PERIOD) as f64
     });
     #[allow(clippy::cast_precision_loss)]
     let cpus = match (cpus, processors.len()) {
@@ -266,6 +273,19 @@ fn size(spec: &Spec) -> Result<(Shape, Vec<usize>), TranslateError> {
         shape.vcpus = shape.vcpus.max(vcpus.min(crate::vmm::config::MAX_VCPUS));
     }
     Ok((shape, processors))
+}
+
+/// The processors of the host that limits name; none where they name none.
+pub fn processors(resources: &LinuxResources) -> Result<Option<Vec<usize>>, TranslateError> {
+    let list = resources.cpu().as_ref().and_then(|cpu| cpu.cpus().as_deref());
+    let Some(list) = list.filter(|list| !list.trim().is_empty()) else {
+        return Ok(None);
+    };
+    let processors = listed(list).ok_or_else(|| TranslateError::Invalid {
+        field: "linux.resources.cpu.cpus".into(),
+        reason: format!("{list:?} is no list"),
+    })?;
+    Ok(Some(processors))
 }
 
 fn annotation<T: std::str::FromStr>(spec: &Spec, name: &str) -> Result<Option<T>, TranslateError> {

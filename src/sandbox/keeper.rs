@@ -76,7 +76,9 @@ pub fn run(
         }
         begun => begun,
     };
-    go_on(begun?, &signals, started, job.timings)
+    let begun = begun?;
+    let watched = template.filter(|template| begun.is_warm() && template.touched.is_none());
+    go_on(begun, &signals, started, job.timings, watched.as_ref())
 }
 
 /// Keeps a fork to its end, as [`run`] does a container that is new.
@@ -95,15 +97,17 @@ pub fn fork(
     let starting = container::go_on(&sandbox.machine.vsock(), fork.terminal, &ends, wake)
         .map_err(|error| sandbox.machine.guest.or_its_death(error))?;
     let running = arrive(&mut sandbox, starting, &ends, &signals)?;
-    go_on(Begun { sandbox, running, events: None, raw: None }, &signals, started, false)
+    let begun = Begun { sandbox, running, events: None, raw: None };
+    go_on(begun, &signals, started, false, None)
 }
 
-/// From the program's start to its end.
+/// From the program's start to its end. `watched` is the template that the start was the first of.
 fn go_on(
     begun: Begun,
     signals: &Signals,
     started: impl FnOnce(&State),
     timings: bool,
+    watched: Option<&Template>,
 ) -> Result<Outcome, SandboxError> {
     let Begun { mut sandbox, mut running, events, raw } = begun;
     sandbox.state.status = Status::Running;
@@ -112,6 +116,9 @@ fn go_on(
     started(&sandbox.state);
     if timings {
         sandbox.take_timings()?;
+    }
+    if let Some(template) = watched {
+        sandbox.machine.guest.add_touched(template)?;
     }
     let mut events = match events {
         Some(events) => events,
@@ -134,6 +141,12 @@ struct Begun {
     /// What carries the agent's events; a restored guest's is still to be opened.
     events: Option<Client>,
     raw: Option<RawTerminal>,
+}
+
+impl Begun {
+    fn is_warm(&self) -> bool {
+        self.sandbox.machine.guest.timings.warm
+    }
 }
 
 /// Starts the sandbox, and the container in it.

@@ -18,7 +18,7 @@ use super::timings::Timings;
 use crate::agent::ReadyListener;
 use crate::clock::now_us;
 use crate::image::Image;
-use crate::monitor::control::{MonitorRequest, Start};
+use crate::monitor::control::{MonitorRequest, Start, TouchedPages};
 use crate::vmm::config::{DiskConfig, Export, FsConfig, VsockConfig};
 use crate::vmm::snapshot::state::Plugs;
 
@@ -178,7 +178,7 @@ impl Sandbox {
         let kept = registry.create(fork.name.as_deref())?;
         let snapshot = [frozen.state.as_fd(), frozen.memory.as_fd()];
         let (machine, ()) = Machine::keep(registry, kept, |kept| {
-            Ok((resume(kept, Backing::default(), snapshot)?, ()))
+            Ok((resume(kept, Backing::default(), &snapshot, TouchedPages::Ignored)?, ()))
         })?;
         let known = Known {
             image: fork.image.clone(),
@@ -255,8 +255,13 @@ pub fn start(
 ) -> Result<(Monitored, Launched), SandboxError> {
     match template {
         Some(template) => {
-            let snapshot = [template.state.as_fd(), template.memory.as_fd()];
-            Ok((resume(kept, backing, snapshot)?, Launched::Warm))
+            let mut snapshot = vec![template.state.as_fd(), template.memory.as_fd()];
+            snapshot.extend(template.touched.as_ref().map(AsFd::as_fd));
+            let touched = match template.touched {
+                Some(_) => TouchedPages::Known,
+                None => TouchedPages::Watched,
+            };
+            Ok((resume(kept, backing, &snapshot, touched)?, Launched::Warm))
         }
         None => boot(kept, shape, backing),
     }
@@ -277,15 +282,16 @@ fn boot(
         machine.disks = backing.disks;
     }
     let start = Start::Boot(machine);
-    let guest = Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), None)?;
+    let guest = Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), &[])?;
     Ok((guest, Launched::Cold(listener)))
 }
 
-/// A guest that goes on from a snapshot (its state and memory).
+/// A guest that goes on from a snapshot (its state and memory, and what it touches, if that is known).
 fn resume(
     kept: &Kept,
     backing: Backing,
-    snapshot: [BorrowedFd<'_>; 2],
+    snapshot: &[BorrowedFd<'_>],
+    touched: TouchedPages,
 ) -> Result<Monitored, SandboxError> {
     let vsock = kept.folder.vsock();
     let plugs = Plugs {
@@ -294,9 +300,8 @@ fn resume(
         vsock: Some(VsockConfig { guest_cid: GUEST_CID, uds_path: vsock.clone(), listener: None }),
         ..Plugs::default()
     };
-    let start = Start::Restore(plugs);
-    let mut guest =
-        Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), Some(snapshot))?;
+    let start = Start::Restore(plugs, touched);
+    let mut guest = Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), snapshot)?;
     guest.timings.warm = true;
     Ok(guest)
 }

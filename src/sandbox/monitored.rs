@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::SandboxError;
 use super::signals::{self, Signals};
+use super::template::Template;
 use super::timings::Timings;
 use crate::agent::{Ready, ReadyListener};
 use crate::clock::now_us;
@@ -39,19 +40,19 @@ impl Monitored {
     /// Starts a monitor, whose sockets are at these paths: that of the guest's vsock ports, and that
     /// for other commands. Whoever connects to them from here on is let in when the guest runs.
     ///
-    /// `snapshot` is the state and the memory of the snapshot to be restored.
+    /// `snapshot` is what the start of a snapshot is handed.
     pub fn start(
         id: &str,
         machine: Start,
         vsock: &Path,
         control: &Path,
-        snapshot: Option<[BorrowedFd<'_>; 2]>,
+        snapshot: &[BorrowedFd<'_>],
     ) -> Result<Self, SandboxError> {
         let listening = SandboxError::host("cannot listen for the sandbox's clients");
         let vsock: OwnedFd = UnixListener::bind(vsock).map_err(&listening)?.into();
         let control = server::listen_at(control).map_err(&listening)?;
         let mut descriptors = vec![vsock.as_fd(), control.as_fd()];
-        descriptors.extend(snapshot.into_iter().flatten());
+        descriptors.extend(snapshot);
         let config = MonitorConfig { machine, vsock: true, control: true };
         let monitor = Monitor::spawn(id, &config, &descriptors)?;
         Ok(Self { monitor, timings: Timings::default() })
@@ -172,6 +173,16 @@ impl Monitored {
     ) -> Result<(), SandboxError> {
         self.monitor.ask(request, descriptors)?;
         self.death()?.map_or(Ok(()), Err)
+    }
+
+    /// Adds to a template what the first start from it, which is this one's, has touched. One that
+    /// was no example is none.
+    pub fn add_touched(&mut self, template: &Template) -> Result<(), SandboxError> {
+        let told = template.add_touched(|file| self.ask(MonitorRequest::Touched, &[file.as_fd()]));
+        match told {
+            Err(SandboxError::Refused(_)) => Ok(()),
+            told => told,
+        }
     }
 
     fn gone(&mut self) -> SandboxError {

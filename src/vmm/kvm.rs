@@ -1,17 +1,23 @@
 //! The KVM side of a machine: the VM, its memory slots and its interrupt controllers.
 
 use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
-    kvm_clock_data, kvm_irqchip, kvm_userspace_memory_region,
+    KVM_CAP_PRE_FAULT_MEMORY, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_MAX_CPUID_ENTRIES, KVMIO, kvm_clock_data, kvm_irqchip, kvm_pre_fault_memory,
+    kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::ioctl::ioctl_with_mut_ref;
+use vmm_sys_util::ioctl_iowr_nr;
 
 use crate::vmm::arch::x86_64::cpuid::Cpuid;
 use crate::vmm::arch::x86_64::layout::KVM_TSS;
+
+// Not among kvm-ioctls' calls.
+ioctl_iowr_nr!(KVM_PRE_FAULT_MEMORY, KVMIO, 0xd5, kvm_pre_fault_memory);
 
 /// Where KVM is.
 pub const DEVICE: &str = "/dev/kvm";
@@ -109,6 +115,24 @@ impl Vm {
         // Without KVM_CLOCK_REALTIME: the guest's monotonic clock goes on from where it stood.
         let clock = kvm_clock_data { clock: state.clock_ns, ..Default::default() };
         self.fd.set_clock(&clock).map_err(KvmError::refused("set the guest's clock"))
+    }
+
+    /// Maps these ranges (address and length) of guest memory as if a vCPU that does not run yet had
+    /// read them, where KVM can (Linux 6.11). It is no more than the guest would do.
+    pub fn map_beforehand(&self, vcpu: &VcpuFd, places: &[(u64, u64)]) {
+        if self.fd.check_extension_raw(KVM_CAP_PRE_FAULT_MEMORY.into()) <= 0 {
+            return;
+        }
+        for &(gpa, size) in places {
+            let mut range = kvm_pre_fault_memory { gpa, size, ..Default::default() };
+            while range.size > 0 {
+                // SAFETY: the descriptor is a vCPU's, and `range` what this ioctl reads and writes.
+                let done = unsafe { ioctl_with_mut_ref(vcpu, KVM_PRE_FAULT_MEMORY(), &mut range) };
+                if done != 0 && errno::Error::last().errno() != libc::EINTR {
+                    return;
+                }
+            }
+        }
     }
 
     /// What its vCPUs say to CPUID.

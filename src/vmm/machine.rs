@@ -31,6 +31,7 @@ use crate::vmm::kvm::{KvmError, Vm};
 use crate::vmm::memory::{self, MemoryError};
 use crate::vmm::snapshot::memory::MemoryState;
 use crate::vmm::snapshot::state::{MachineState, Plugs};
+use crate::vmm::snapshot::touched::Touched;
 use crate::vmm::snapshot::{Snapshot, SnapshotError, format};
 use crate::vmm::vcpu::{Vcpu, VcpuError};
 
@@ -145,9 +146,10 @@ impl Machine {
     /// Makes the machine of a snapshot, with other things plugged into it. What it says to CPUID,
     /// and with it whether it can go on at all, is this host's.
     pub fn restore(snapshot: Snapshot, plugs: Plugs) -> Result<Self, MachineError> {
-        let Snapshot { state, memory: file } = snapshot;
+        let Snapshot { state, memory: file, pages } = snapshot;
         let config = state.with(plugs)?;
         let memory = state.memory.map(config.memory_mib, &file).map_err(SnapshotError::from)?;
+        pages.prepare(&memory);
         let mut machine = Self::assemble(config, memory, &state.serial, |_| Ok(()))?;
         let vm = &machine.parts.vm;
         state.check_cpu(vm.cpuid())?;
@@ -156,6 +158,9 @@ impl Machine {
             .map(|(id, vcpu)| Vcpu::restore(vm, id, vcpu))
             .collect::<Result<_, _>>()?;
         vm.restore(&state.vm)?;
+        if let Some(boot_cpu) = machine.vcpus.first() {
+            vm.map_beforehand(boot_cpu.fd(), &pages.places(&machine.parts.memory));
+        }
         // Last: the devices may raise interrupts.
         for ((index, transport), state) in
             machine.parts.bus.virtio().iter().enumerate().zip(&state.devices)
@@ -284,6 +289,14 @@ impl Running {
         let mut devices: Vec<_> = self.devices.iter().map(|device| lock(device)).collect();
         devices.iter_mut().for_each(|device| device.pause());
         Paused { running: self, vcpus, devices }
+    }
+
+    /// The pages that its guest has touched so far.
+    ///
+    /// # Errors
+    /// They cannot be told, or are too many to be worth it.
+    pub fn touched(&self) -> io::Result<Touched> {
+        Touched::of(&self.parts.memory)
     }
 
     /// A handle with which any thread can stop the machine.

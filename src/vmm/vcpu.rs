@@ -137,6 +137,11 @@ impl Vcpu {
         self.fd.set_regs(&entry.regs()).map_err(setup("set the registers"))
     }
 
+    /// The vCPU itself, for its VM.
+    pub fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
     /// Its whole state, for a snapshot.
     pub fn save(&self, msrs: &[u32]) -> Result<VcpuState, VcpuError> {
         Ok(VcpuState::of(&self.fd, self.id, msrs)?)

@@ -23,8 +23,18 @@ fn build(engine: &Engine, name: &str, dockerfile: &str) -> Finished {
     fs::write(context.join("given"), "given\n").unwrap();
     let runtime = engine.text("ampoule-oci");
     let args = [
-        "build", "--runtime", &runtime, "--isolation", "oci", "--network", "none", "--pull-never", "--no-cache",
-        "--tag", name, argument(&context),
+        "build",
+        "--runtime",
+        &runtime,
+        "--isolation",
+        "oci",
+        "--network",
+        "none",
+        "--pull-never",
+        "--no-cache",
+        "--tag",
+        name,
+        argument(&context),
     ];
     Finished::of(engine.command_of("buildah", args).output().unwrap())
 }
@@ -58,7 +68,8 @@ fn an_image_is_built_in_stages() {
 #[test]
 fn a_step_that_fails_fails_the_build_with_its_code() {
     let engine = engine!();
-    let built = build(&engine, "localhost/failed", &format!("FROM {IMAGE}\nRUN echo why >&2; exit 9\n"));
+    let built =
+        build(&engine, "localhost/failed", &format!("FROM {IMAGE}\nRUN echo why >&2; exit 9\n"));
     assert_ne!(built.code, 0);
     assert!(built.stderr.contains("why") && built.stderr.contains("exit status 9"), "{built:?}");
 }

@@ -29,8 +29,13 @@ pub fn receive(listener: UnixListener) -> JoinHandle<(File, String)> {
         let mut name = [0u8; 256];
         let mut parts = [IoSliceMut::new(&mut name)];
         let mut space = nix::cmsg_space!([i32; 1]);
-        let message =
-            recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).unwrap();
+        let message = recvmsg::<()>(
+            socket.as_raw_fd(),
+            &mut parts,
+            Some(&mut space),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        )
+        .unwrap();
         let length = message.bytes;
         let descriptor = message.cmsgs().unwrap().find_map(|part| match part {
             ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
@@ -96,7 +101,8 @@ fn a_terminal_carries_every_byte_of_a_raw_program() {
 #[test]
 fn run_lends_its_own_terminal_and_gives_it_back_as_it_was() {
     needs_sandboxes!();
-    let lab = Lab::shell("tty; stty size; trap 'exit 9' INT; echo ready; while :; do sleep 0.1; done");
+    let lab =
+        Lab::shell("tty; stty size; trap 'exit 9' INT; echo ready; while :; do sleep 0.1; done");
     lab.change(|config| config["process"]["terminal"] = true.into());
     let OpenptyResult { master, slave } = openpty(Some(&size(24, 80)), None).unwrap();
     let before = tcgetattr(&slave).unwrap();
@@ -143,8 +149,15 @@ fn a_further_process_has_a_terminal_of_its_own() {
     let (socket, pid_file) = (lab.text("console"), lab.text("pid"));
     let received = receive(UnixListener::bind(&socket).unwrap());
     lab.ok(&[
-        "exec", "--detach", "--pid-file", &pid_file, "--console-socket", &socket,
-        "--process", &lab.text("process"), "c",
+        "exec",
+        "--detach",
+        "--pid-file",
+        &pid_file,
+        "--console-socket",
+        &socket,
+        "--process",
+        &lab.text("process"),
+        "c",
     ]);
     let (mut terminal, _) = received.join().unwrap();
     read_until(&mut terminal, "10 20\r\n");
@@ -153,6 +166,9 @@ fn a_further_process_has_a_terminal_of_its_own() {
     let pid = std::fs::read_to_string(pid_file).unwrap().parse().unwrap();
     assert_eq!(exit_code(pid), 4);
     // The end of the process is that of its terminal.
-    assert_eq!(terminal.read(&mut [0u8; 16]).map_err(|e| e.raw_os_error()), Err(Some(nix::libc::EIO)));
+    assert_eq!(
+        terminal.read(&mut [0u8; 16]).map_err(|e| e.raw_os_error()),
+        Err(Some(nix::libc::EIO))
+    );
     lab.ok(&["delete", "-f", "c"]);
 }

@@ -46,7 +46,14 @@ impl Engine {
 
     fn new() -> Self {
         let engine = Self { folder: TempDir::new().unwrap() };
-        mount(Some("engine"), engine.folder.path(), Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
+        mount(
+            Some("engine"),
+            engine.folder.path(),
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("mode=755"),
+        )
+        .unwrap();
         // The runtime's state is this test's own; engines know nothing of it.
         let script = format!(
             "#!/bin/sh\nexport AMPOULE_STATE={} AMPOULE_TEMPLATES={}\nexec {OCI} --root {} \"$@\"\n",

@@ -24,8 +24,21 @@ fn a_further_process_has_its_own_streams_code_and_what_was_asked_for() {
     let done = lab.output(&["exec", "c", "sh", "-c", "echo out $GREETING; echo err >&2; exit 3"]);
     done.gives(3, "out hello\n");
     assert_eq!(done.stderr, "err\n");
-    let options =
-        ["exec", "-u", "1000:100", "-g", "7", "--cwd", "/tmp", "-e", "A=1", "c", "sh", "-c", "id; pwd; echo $A"];
+    let options = [
+        "exec",
+        "-u",
+        "1000:100",
+        "-g",
+        "7",
+        "--cwd",
+        "/tmp",
+        "-e",
+        "A=1",
+        "c",
+        "sh",
+        "-c",
+        "id; pwd; echo $A",
+    ];
     lab.output(&options).gives(0, "uid=1000 gid=100 groups=7\n/tmp\n1\n");
     let capabilities = ["exec", "--cap", "NET_ADMIN", "c", "grep", "CapEff", "/proc/self/status"];
     assert!(lab.ok(&capabilities).contains("1000"), "the bit of CAP_NET_ADMIN is the twelfth");
@@ -42,8 +55,10 @@ fn a_further_process_has_its_own_streams_code_and_what_was_asked_for() {
 fn what_cannot_be_executed_is_told_and_gives_255() {
     needs_sandboxes!();
     let (lab, _created) = running();
-    lab.output(&["exec", "c", "no-such"]).fails(255, &["exec failed", "no-such", "executable file not found in $PATH"]);
-    lab.output(&["exec", "c", "/etc/passwd"]).fails(255, &["exec failed", "/etc/passwd", "permission denied"]);
+    lab.output(&["exec", "c", "no-such"])
+        .fails(255, &["exec failed", "no-such", "executable file not found in $PATH"]);
+    lab.output(&["exec", "c", "/etc/passwd"])
+        .fails(255, &["exec failed", "/etc/passwd", "permission denied"]);
     lab.output(&["exec", "c"]).fails(255, &["args cannot be empty"]);
     lab.output(&["exec", "--preserve-fds", "1", "c", "true"]).fails(255, &["--preserve-fds"]);
     lab.ok(&["exec", "c", "true"]);
@@ -62,7 +77,13 @@ fn a_detached_process_is_kept_by_one_that_exits_with_its_code() {
     fs::write(lab.path("process"), process.to_string()).unwrap();
     let pid_file = lab.text("pid");
     let mut command = lab.command([
-        "exec", "--pid-file", &pid_file, "--process", &lab.text("process"), "--detach", "c",
+        "exec",
+        "--pid-file",
+        &pid_file,
+        "--process",
+        &lab.text("process"),
+        "--detach",
+        "c",
     ]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
@@ -99,7 +120,9 @@ fn regular_files_are_the_streams_of_further_processes_too() {
     let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
     fs::write(lab.path("in"), &bytes).unwrap();
     let mut command = lab.command(["exec", "c", "cat"]);
-    command.stdin(File::open(lab.path("in")).unwrap()).stdout(File::create(lab.path("out")).unwrap());
+    command
+        .stdin(File::open(lab.path("in")).unwrap())
+        .stdout(File::create(lab.path("out")).unwrap());
     assert_eq!(code(command.status().unwrap()), 0);
     assert!(fs::read(lab.path("out")).unwrap() == bytes);
     lab.ok(&["delete", "-f", "c"]);
@@ -109,7 +132,9 @@ fn regular_files_are_the_streams_of_further_processes_too() {
 fn many_processes_at_once_each_have_their_own_output() {
     needs_sandboxes!();
     let (lab, _created) = running();
-    let spawn = |number: usize| lab.spawn(&["exec", "c", "sh", "-c", &format!("seq {number}; exit {number}")]);
+    let spawn = |number: usize| {
+        lab.spawn(&["exec", "c", "sh", "-c", &format!("seq {number}; exit {number}")])
+    };
     let children: Vec<_> = (1..=6).map(spawn).collect();
     for (number, mut child) in (1..=6).zip(children) {
         drop(child.stdin.take());

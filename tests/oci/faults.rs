@@ -69,7 +69,11 @@ fn a_killed_keeper_ends_its_sandbox() {
 }
 
 /// Starts a `create`, kills one of its processes when the moment has come, and looks at what is left.
-fn killed_at(moment: &str, come: impl Fn(&Lab) -> bool, victim: impl Fn(&Lab, &Child) -> Option<i32>) {
+fn killed_at(
+    moment: &str,
+    come: impl Fn(&Lab) -> bool,
+    victim: impl Fn(&Lab, &Child) -> Option<i32>,
+) {
     let (lab, group) = lab();
     let mut command = lab.command(["create", "c"]);
     let mut create = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

@@ -78,7 +78,8 @@ fn owners_modes_links_and_times_are_the_hosts() {
 #[test]
 fn users_of_the_container_meet_the_modes_of_its_files() {
     needs_sandboxes!();
-    let lab = Lab::shell("id -u; cat /secret; echo mine > /tmp/mine; stat -c %u /tmp/mine; cat /own");
+    let lab =
+        Lab::shell("id -u; cat /secret; echo mine > /tmp/mine; stat -c %u /tmp/mine; cat /own");
     lab.change(|config| config["process"]["user"] = json!({"uid": 1000, "gid": 1000}));
     for (name, mode, owner) in [("secret", 0o600, 0), ("own", 0o600, 1000)] {
         let path = lab.rootfs().join(name);
@@ -97,7 +98,9 @@ fn users_of_the_container_meet_the_modes_of_its_files() {
 #[test]
 fn a_read_only_root_is_not_written_to_and_volumes_in_it_are() {
     needs_sandboxes!();
-    let lab = Lab::shell("echo x > /file; echo $?; echo kept > /volume/file; echo t > /tmp/t && cat /tmp/t");
+    let lab = Lab::shell(
+        "echo x > /file; echo $?; echo kept > /volume/file; echo t > /tmp/t && cat /tmp/t",
+    );
     fs::create_dir(lab.path("volume")).unwrap();
     lab.bind(&lab.path("volume"), "/volume", &["rbind"]).change(|config| {
         config["root"]["readonly"] = true.into();
@@ -117,7 +120,8 @@ fn links_of_an_image_do_not_lead_to_the_host() {
     let secret = lab.path("secret");
     fs::write(&secret, "of the host\n").unwrap();
     symlink(&secret, lab.rootfs().join("escape")).unwrap();
-    symlink("../../../../../../..".to_owned() + secret.to_str().unwrap(), lab.rootfs().join("up")).unwrap();
+    symlink("../../../../../../..".to_owned() + secret.to_str().unwrap(), lab.rootfs().join("up"))
+        .unwrap();
     let done = lab.output(&["run", "c"]);
     assert!(done.code == 0 && !done.stdout.contains("of the host"), "{done:?}");
     assert_eq!(fs::read_to_string(secret).unwrap(), "of the host\n");

@@ -38,10 +38,16 @@ fn hooks_of_the_host_run_in_order_with_the_state_on_standard_input() {
     lab.ok(&["start", "c"]);
     read_until(&mut created.stdout, "ready\n");
     let text = read();
-    assert!(text.lines().nth(4) == Some("poststart") && text.contains("\"status\":\"running\""), "{text}");
+    assert!(
+        text.lines().nth(4) == Some("poststart") && text.contains("\"status\":\"running\""),
+        "{text}"
+    );
     lab.ok(&["delete", "-f", "c"]);
     let text = read();
-    assert!(text.lines().nth(6) == Some("poststop") && text.contains("\"status\":\"stopped\""), "{text}");
+    assert!(
+        text.lines().nth(6) == Some("poststop") && text.contains("\"status\":\"stopped\""),
+        "{text}"
+    );
 }
 
 #[test]
@@ -64,11 +70,13 @@ fn a_hook_that_fails_is_told_and_there_is_no_container() {
     needs_sandboxes!();
     let lab = Lab::new(&["true"]);
     lab.change(|config| {
-        let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", "echo no network >&2; exit 2"]}]);
+        let hook =
+            json!([{"path": "/bin/sh", "args": ["sh", "-c", "echo no network >&2; exit 2"]}]);
         config["hooks"] = json!({"createRuntime": hook});
         config["linux"]["cgroupsPath"] = "/ampoule-hook-test".into();
     });
-    lab.output(&["create", "c"]).fails(1, &["createRuntime hook #0", "exit status 2", "no network"]);
+    lab.output(&["create", "c"])
+        .fails(1, &["createRuntime hook #0", "exit status 2", "no network"]);
     lab.output(&["state", "c"]).fails(1, &["does not exist"]);
     assert_eq!(lab.left(), [""; 0]);
     assert!(!Path::new("/sys/fs/cgroup/ampoule-hook-test").exists());

@@ -21,9 +21,43 @@ pub const OCI: &str = env!("CARGO_BIN_EXE_ampoule-oci");
 
 /// What the containers' programs are made of.
 const APPLETS: [&str; 37] = [
-    "cat", "chmod", "chown", "cp", "cut", "date", "dd", "echo", "env", "false", "grep", "head", "hostname", "id",
-    "kill", "ln", "ls", "mkdir", "mount", "mv", "nproc", "ps", "readlink", "rm", "sed", "seq", "sh", "sha256sum",
-    "sleep", "sort", "stat", "stty", "touch", "true", "tty", "wc", "yes",
+    "cat",
+    "chmod",
+    "chown",
+    "cp",
+    "cut",
+    "date",
+    "dd",
+    "echo",
+    "env",
+    "false",
+    "grep",
+    "head",
+    "hostname",
+    "id",
+    "kill",
+    "ln",
+    "ls",
+    "mkdir",
+    "mount",
+    "mv",
+    "nproc",
+    "ps",
+    "readlink",
+    "rm",
+    "sed",
+    "seq",
+    "sh",
+    "sha256sum",
+    "sleep",
+    "sort",
+    "stat",
+    "stty",
+    "touch",
+    "true",
+    "tty",
+    "wc",
+    "yes",
 ];
 
 /// A script that says when it is there, and runs until something ends it.
@@ -205,7 +239,9 @@ impl Lab {
         let mut folders = vec![self.path("root"), self.path("state")];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                left.push(entry.path().strip_prefix(self.folder.path()).unwrap().display().to_string());
+                left.push(
+                    entry.path().strip_prefix(self.folder.path()).unwrap().display().to_string(),
+                );
                 if entry.file_type().unwrap().is_dir() {
                     folders.push(entry.path());
                 }
@@ -263,8 +299,17 @@ pub fn exit_code(pid: i32) -> i32 {
 /// What an engine would write down, by and large.
 fn config(args: &[&str]) -> Value {
     let capabilities = json!([
-        "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
-        "CAP_NET_BIND_SERVICE", "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SYS_CHROOT",
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_FOWNER",
+        "CAP_FSETID",
+        "CAP_KILL",
+        "CAP_MKNOD",
+        "CAP_NET_BIND_SERVICE",
+        "CAP_SETGID",
+        "CAP_SETUID",
+        "CAP_SETFCAP",
+        "CAP_SYS_CHROOT",
     ]);
     json!({
         "ociVersion": "1.0.2",

@@ -71,7 +71,10 @@ fn errors_are_lines_of_json_in_the_log_that_was_asked_for() {
     let text = fs::read_to_string(&log).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let last = lines.last().unwrap();
-    assert_eq!((&last["level"], &last["msg"]), (&"error".into(), &"container \"gone\" does not exist".into()));
+    assert_eq!(
+        (&last["level"], &last["msg"]),
+        (&"error".into(), &"container \"gone\" does not exist".into())
+    );
     assert!(lines[0]["msg"].as_str().unwrap().contains("\"no\"") && lines[0]["time"].is_string());
 }
 

@@ -35,14 +35,26 @@ fn detached(engine: &Engine, name: &str, options: &[&str]) -> String {
 #[test]
 fn run_gives_code_output_and_input() {
     let engine = engine!();
-    let done = run(&engine, &["-e", "A=1", "-w", "/tmp", "--hostname", "pod"], "echo $A $(pwd) $(hostname); echo err >&2; exit 42");
+    let done = run(
+        &engine,
+        &["-e", "A=1", "-w", "/tmp", "--hostname", "pod"],
+        "echo $A $(pwd) $(hostname); echo err >&2; exit 42",
+    );
     done.gives(42, "1 /tmp pod\n");
     assert_eq!(done.stderr, "err\n");
     let bytes: Vec<u8> = (0..=255).cycle().take(200_000).collect();
     let output = engine.with_input(&[&RUN[..], &["-i", IMAGE, "cat"]].concat(), bytes.clone());
-    assert!(code(output.status) == 0 && output.stdout == bytes, "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        code(output.status) == 0 && output.stdout == bytes,
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     run(&engine, &["-t"], "tty; exit 5").gives(5, "/dev/pts/0\r\n");
-    let done = run(&engine, &["--user", "1000:1000", "--read-only"], "id -u; echo x > /file || echo refused");
+    let done = run(
+        &engine,
+        &["--user", "1000:1000", "--read-only"],
+        "id -u; echo x > /file || echo refused",
+    );
     done.gives(0, "1000\nrefused\n");
     let done = engine.output(&[&RUN[..], &[IMAGE, "no-such-program"]].concat());
     done.fails(127, &["no-such-program"]);
@@ -59,7 +71,11 @@ fn a_detached_container_is_worked_with_and_stopped() {
     engine.output(&["exec", "-t", "worked", "tty"]).gives(0, "/dev/pts/1\r\n");
     engine.output(&["exec", "worked", "no-such"]).fails(127, &["no-such"]);
     engine.ok(&["kill", "--signal", "USR1", "worked"]);
-    let mut follower = engine.command_of("podman", ["logs", "-f", "worked"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut follower = engine
+        .command_of("podman", ["logs", "-f", "worked"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     read_until(follower.stdout.as_mut().unwrap(), "ready\nusr1\n");
     follower.kill().unwrap();
     follower.wait().unwrap();
@@ -72,13 +88,18 @@ fn a_detached_container_is_worked_with_and_stopped() {
     assert_eq!(inspected[0]["OCIRuntime"], "ampoule-oci");
 
     assert!(engine.ok(&["top", "worked", "-o", "pid,args"]).contains("sleep 0.2"));
-    let stats: Value = serde_json::from_str(&engine.ok(&["stats", "--no-stream", "--format", "json", "worked"])).unwrap();
+    let stats: Value =
+        serde_json::from_str(&engine.ok(&["stats", "--no-stream", "--format", "json", "worked"]))
+            .unwrap();
     assert_eq!(stats[0]["name"], "worked");
     assert!(stats[0]["mem_usage"].as_str().unwrap().contains("MB"), "{stats}");
 
     engine.ok(&["stop", "worked"]);
     assert!(engine.ok(&["logs", "worked"]).ends_with("ended\n"));
-    assert_eq!(engine.ok(&["inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "worked"]), "exited 3\n");
+    assert_eq!(
+        engine.ok(&["inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "worked"]),
+        "exited 3\n"
+    );
     engine.ok(&["start", "worked"]);
     engine.output(&["rm", "worked"]).fails(2, &["running"]);
     engine.ok(&["rm", "--force", "--time", "0", "worked"]);
@@ -118,7 +139,8 @@ fn files_are_copied_both_ways_and_committed() {
     engine.ok(&["cp", "copied:/root/out", &path("again")]);
     assert_eq!(fs::read_to_string(host.join("again")).unwrap(), "from the guest\n");
     engine.ok(&["commit", "--quiet", "copied", "localhost/committed"]);
-    let done = engine.output(&[&RUN[..], &["localhost/committed", "cat", "/root/out", "/root/later"]].concat());
+    let done = engine
+        .output(&[&RUN[..], &["localhost/committed", "cat", "/root/out", "/root/later"]].concat());
     done.gives(0, "from the guest\nfrom the host\n");
     engine.ok(&["rm", "copied"]);
 }
@@ -128,20 +150,27 @@ fn volumes_are_shared_with_the_host_and_other_containers() {
     let engine = engine!();
     let host = folder(&engine, "volume");
     fs::write(host.join("given"), "given\n").unwrap();
-    let (writable, fixed) = (format!("{}:/v", argument(&host)), format!("{}:/v:ro", argument(&host)));
+    let (writable, fixed) =
+        (format!("{}:/v", argument(&host)), format!("{}:/v:ro", argument(&host)));
     run(&engine, &["-v", &writable], "cat /v/given; echo made > /v/made").gives(0, "given\n");
     assert_eq!(fs::read_to_string(host.join("made")).unwrap(), "made\n");
-    run(&engine, &["-v", &fixed], "cat /v/made; echo x > /v/made || echo refused").gives(0, "made\nrefused\n");
+    run(&engine, &["-v", &fixed], "cat /v/made; echo x > /v/made || echo refused")
+        .gives(0, "made\nrefused\n");
     run(&engine, &["-v", "named:/data"], "echo kept > /data/file").gives(0, "");
     run(&engine, &["-v", "named:/data"], "cat /data/file").gives(0, "kept\n");
-    run(&engine, &["--tmpfs", "/scratch:size=1m"], "echo x > /scratch/y; cat /scratch/y").gives(0, "x\n");
+    run(&engine, &["--tmpfs", "/scratch:size=1m"], "echo x > /scratch/y; cat /scratch/y")
+        .gives(0, "x\n");
 }
 
 #[test]
 fn a_health_check_runs_in_the_container() {
     let engine = engine!();
     // Without a timer, which podman has systemd run.
-    detached(&engine, "healthy", &["--health-cmd", "test -e /tmp/well", "--health-interval", "disable"]);
+    detached(
+        &engine,
+        "healthy",
+        &["--health-cmd", "test -e /tmp/well", "--health-interval", "disable"],
+    );
     assert_eq!(engine.output(&["healthcheck", "run", "healthy"]).code, 1);
     engine.ok(&["exec", "healthy", "touch", "/tmp/well"]);
     engine.ok(&["healthcheck", "run", "healthy"]);

@@ -16,14 +16,22 @@ fn refused(lab: &Lab, words: &[&str]) {
 #[test]
 fn namespaces_of_the_host_are_refused_by_name() {
     for (namespaces, words) in [
-        (json!([{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}]),
-            ["network", "--network none"]),
-        (json!([{"type": "network", "path": "/run/netns/x"}, {"type": "pid"}]),
-            ["/run/netns/x", "--network none"]),
-        (json!([{"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}]),
-            ["pid", "of its own"]),
-        (json!([{"type": "network"}, {"type": "pid", "path": "/proc/1/ns/pid"}]),
-            ["/proc/1/ns/pid", "cannot join"]),
+        (
+            json!([{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}]),
+            ["network", "--network none"],
+        ),
+        (
+            json!([{"type": "network", "path": "/run/netns/x"}, {"type": "pid"}]),
+            ["/run/netns/x", "--network none"],
+        ),
+        (
+            json!([{"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}]),
+            ["pid", "of its own"],
+        ),
+        (
+            json!([{"type": "network"}, {"type": "pid", "path": "/proc/1/ns/pid"}]),
+            ["/proc/1/ns/pid", "cannot join"],
+        ),
     ] {
         let lab = Lab::new(&["true"]);
         lab.change(|config| config["linux"]["namespaces"] = namespaces);
@@ -88,9 +96,17 @@ fn what_only_the_guest_can_tell_is_refused_and_leaves_nothing() {
     needs_sandboxes!();
     for (pointer, value, word) in [
         ("/linux/sysctl", json!({"kernel.panic": "1"}), "kernel.panic"),
-        ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_S390X"],
-            "syscalls": [{"names": ["read"], "action": "SCMP_ACT_NOTIFY"}]}), "seccomp"),
-        ("/linux/devices", json!([{"path": "/dev/kvm", "type": "c", "major": 10, "minor": 232}]), "/dev/kvm"),
+        (
+            "/linux/seccomp",
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_S390X"],
+            "syscalls": [{"names": ["read"], "action": "SCMP_ACT_NOTIFY"}]}),
+            "seccomp",
+        ),
+        (
+            "/linux/devices",
+            json!([{"path": "/dev/kvm", "type": "c", "major": 10, "minor": 232}]),
+            "/dev/kvm",
+        ),
     ] {
         let lab = Lab::new(&["true"]);
         lab.change(|config| {

@@ -1,7 +1,10 @@
-//! What the host side and the agent of a sandbox say to each other.
+//! What the host side and the agent of a sandbox say to each other, and the little that both have to
+//! do in the same way.
 //!
 //! * [`frame`]: u32 length (little endian) + JSON, with a hard size limit.
 //! * [`message`]: the requests, replies and events.
+//! * [`hooks`]: how a hook is run, on whichever side it is.
+//! * [`features`]: what the agent knows by name, for the host to tell.
 //!
 //! Connections, all over vsock:
 //!
@@ -13,7 +16,9 @@
 //!
 //! Neither side trusts the other's lengths: a frame beyond [`frame::MAX_FRAME`] ends the connection.
 
+pub mod features;
 pub mod frame;
+pub mod hooks;
 pub mod message;
 
 /// Version of the protocol; both sides must name the same one in their [`message::Hello`].

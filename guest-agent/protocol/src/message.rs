@@ -270,6 +270,19 @@ pub enum Request {
     Processes {
         /// The container.
         container: String,
+        /// What is known of each is asked for, too.
+        #[serde(default)]
+        table: bool,
+    },
+    /// Answered with [`Reply::OutOfMemory`] once a further process of a container was killed for want
+    /// of memory, or the container has ended.
+    AwaitOutOfMemory {
+        /// The container.
+        container: String,
+        /// How many such kills are known already; those that were before the request where it is
+        /// absent.
+        #[serde(default)]
+        after: Option<u64>,
     },
     /// Change the limits of a container. What the resources do not name stays as it is; device rules
     /// stay in any case. [`Reply::Done`].
@@ -359,11 +372,40 @@ pub enum Reply {
     Processes {
         /// The pids.
         pids: Vec<i32>,
+        /// What is known of those that have not ended meanwhile, where it was asked for: of the first
+        /// 4096.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        table: Vec<ProcessRow>,
+    },
+    /// Processes of the container were killed for want of memory.
+    OutOfMemory {
+        /// How many since it was made; absent where it has ended.
+        kills: Option<u64>,
     },
     /// What the container uses.
     Stats(Box<Stats>),
     /// It could not be done.
     Error(AgentError),
+}
+
+/// A process of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessRow {
+    /// Its pid in the guest's outermost pid namespace.
+    pub pid: i32,
+    /// The same of its parent.
+    pub parent: i32,
+    /// Its effective user in the guest's outermost user namespace.
+    pub uid: u32,
+    /// Time since it was started, in milliseconds.
+    pub age_ms: u64,
+    /// Time that it has run on a processor, in milliseconds.
+    pub cpu_ms: u64,
+    /// Its controlling terminal, such as `pts/0`; empty where it has none.
+    pub terminal: String,
+    /// Its command line, arguments apart by spaces, or its name in brackets.
+    pub command: String,
 }
 
 /// What a container uses, as its control group of version 2 counts it. What the guest's kernel does

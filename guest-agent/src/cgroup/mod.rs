@@ -3,6 +3,7 @@
 pub mod devices;
 mod freeze;
 pub mod limits;
+mod oom;
 mod stats;
 
 use std::fs::{self, File, OpenOptions};

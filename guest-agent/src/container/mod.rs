@@ -13,10 +13,11 @@ mod rename;
 mod start;
 mod state;
 mod stdio;
+mod table;
 mod update;
 
 use std::collections::BTreeMap;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,13 +30,14 @@ pub use kill::{kill, kill_everything};
 pub use pause::{pause, resume};
 pub use rename::rename_hosts;
 pub use start::start;
+pub use table::processes;
 pub use update::update;
 
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, Result};
+use crate::transport::Connection;
 use crate::{Agent, log};
 use process::Process;
-pub use process::pidfd_open;
 use state::State;
 
 /// Ended processes beside the first that a container remembers for a late `Wait`.
@@ -196,9 +198,15 @@ pub fn wait(agent: &Agent, id: &ProcessId) -> Result<ExitStatus> {
     Ok(find(agent, id)?.wait())
 }
 
-/// The pids of a container's processes.
-pub fn processes(agent: &Agent, name: &str) -> Result<Vec<i32>> {
-    agent.containers.find(name)?.cgroup.pids()
+/// Blocks until more than `after` processes of a container were killed for want of memory: how many
+/// were. None where the container has ended, or the client is gone.
+pub fn await_oom_kill(
+    agent: &Agent,
+    name: &str,
+    after: Option<u64>,
+    client: &Connection,
+) -> Result<Option<u64>> {
+    agent.containers.find(name)?.cgroup.await_oom_kill(after, client.as_fd())
 }
 
 /// What a container uses.

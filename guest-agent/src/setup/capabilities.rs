@@ -68,6 +68,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_host_tells_of_all_capabilities() {
+        let told = ampoule_protocol::features::CAPABILITIES.iter();
+        let told: CapsHashSet = told.map(|name| name.parse().unwrap()).collect();
+        assert_eq!(told, caps::all());
+    }
+
+    #[test]
     fn every_capability_of_the_specification_has_a_name_for_the_kernel() {
         let names: Vec<String> = caps::all().iter().map(ToString::to_string).collect();
         let json = serde_json::json!({

@@ -4,24 +4,11 @@
 //! programs of the container's root file system. `createContainer` hooks run when it is the root,
 //! before the process has its user; `startContainer` hooks as the process, before its program.
 
-use std::fs::File;
-use std::io::{Read, Seek, Write};
-use std::os::fd::AsFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
-
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use ampoule_protocol::hooks;
+use ampoule_protocol::message::HookState;
 use oci_spec::runtime::{ContainerState, Hook, Spec, StateBuilder};
 
-use ampoule_protocol::message::HookState;
-
-use crate::container::pidfd_open;
 use crate::error::{Doing, Error, Result};
-
-/// Bytes of a failed hook's standard error that are told.
-const MAX_ERROR: u64 = 4096;
 
 /// Hooks of one kind, and what they are told.
 #[derive(Debug, Default)]
@@ -73,88 +60,12 @@ impl Hooks {
     /// Runs them one after another, up to the first that fails.
     pub fn run(&self) -> Result<()> {
         for (number, hook) in self.hooks.iter().enumerate() {
-            self.run_one(hook).map_err(|e| {
-                let program = hook.path().display();
-                Error::system(
-                    format!("run {} hook #{number} ({program})", self.kind),
-                    std::io::Error::other(e.to_string()),
-                )
-            })?;
+            let program = hook.path().display();
+            hooks::run(hook, &self.state)
+                .doing(|| format!("run {} hook #{number} ({program})", self.kind))?;
         }
         Ok(())
     }
-
-    fn run_one(&self, hook: &Hook) -> Result<()> {
-        let (stdin, mut stderr) = (self.input()?, memory("stderr")?);
-        let program = hook.path().as_os_str();
-        let (name, arguments) = match hook.args().as_deref() {
-            Some([name, arguments @ ..]) => (name.as_ref(), arguments),
-            _ => (program, [].as_slice()),
-        };
-        let environment = hook.env().iter().flatten();
-        let mut child = Command::new(program)
-            .arg0(name)
-            .args(arguments)
-            .env_clear()
-            .envs(environment.map(|e| e.split_once('=').unwrap_or((e, ""))))
-            .stdin(stdin)
-            .stdout(Stdio::null())
-            .stderr(stderr.try_clone().doing(|| "make its standard error")?)
-            .spawn()
-            .map_err(|e| Error::Invalid(e.to_string()))?;
-        let status = wait(&mut child, hook.timeout())?;
-        if status.success() {
-            return Ok(());
-        }
-        let mut text = String::new();
-        // What is no text is told as far as it is.
-        let _ = stderr.rewind().and_then(|()| stderr.take(MAX_ERROR).read_to_string(&mut text));
-        Err(Error::Invalid(format!("{}, stderr: {}", describe(status), text.trim_end())))
-    }
-
-    /// The state, as a file: a hook that does not read it holds up nobody.
-    fn input(&self) -> Result<File> {
-        let mut file = memory("state")?;
-        let written = file.write_all(self.state.as_bytes()).and_then(|()| file.rewind());
-        written.doing(|| "write the state for hooks")?;
-        Ok(file)
-    }
-}
-
-fn memory(name: &str) -> Result<File> {
-    memfd_create(name, MFdFlags::MFD_CLOEXEC).map(File::from).doing(|| "make a file in memory")
-}
-
-fn describe(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
-        (None, signal) => format!("signal {}", signal.unwrap_or(0)),
-    }
-}
-
-/// Waits for its end, or kills it after so many seconds.
-fn wait(child: &mut Child, timeout: Option<i64>) -> Result<ExitStatus> {
-    let Some(seconds) = timeout else {
-        return child.wait().doing(|| "wait for it");
-    };
-    let pid = i32::try_from(child.id()).map_err(std::io::Error::other).doing(|| "wait for it")?;
-    let pidfd = pidfd_open(pid).doing(|| "watch it")?;
-    let patience = u64::try_from(seconds).unwrap_or(0).saturating_mul(1000);
-    let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
-    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    let ended = loop {
-        match poll(&mut fds, patience) {
-            Err(Errno::EINTR) => {}
-            count => break count.doing(|| "watch it")? > 0,
-        }
-    };
-    if ended {
-        return child.wait().doing(|| "wait for it");
-    }
-    // Fails only where it has ended.
-    let _ = child.kill();
-    child.wait().doing(|| "wait for it")?;
-    Err(Error::Invalid(format!("timeout of {seconds} s")))
 }
 
 /// Checks the hooks that run in the guest.

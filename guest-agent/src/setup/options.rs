@@ -176,6 +176,7 @@ pub fn parse(options: &[String]) -> Result<Options, OptionsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ampoule_protocol::features::MOUNT_OPTIONS;
     use proptest::prelude::*;
 
     fn parsed(list: &str) -> Result<Options, OptionsError> {
@@ -196,6 +197,21 @@ mod tests {
         assert_eq!(parsed("ro rw").unwrap().flags, MsFlags::empty());
         assert_eq!(parsed("rw ro").unwrap().flags, MsFlags::MS_RDONLY);
         assert_eq!(parsed("rw ro").unwrap().attributes.set, libc::MOUNT_ATTR_RDONLY);
+    }
+
+    #[test]
+    fn the_host_tells_of_all_options_and_no_others() {
+        let is_known = |option: &str| {
+            let options = parse(&[option.to_owned()]).unwrap();
+            options.data.is_empty()
+        };
+        for option in MOUNT_OPTIONS.iter().copied() {
+            assert!(is_known(option), "{option}");
+            let recursive = format!("r{option}");
+            assert_eq!(is_known(&recursive), MOUNT_OPTIONS.contains(&&*recursive), "{recursive}");
+            let opposite = format!("no{option}");
+            assert_eq!(is_known(&opposite), MOUNT_OPTIONS.contains(&&*opposite), "{opposite}");
+        }
     }
 
     #[test]

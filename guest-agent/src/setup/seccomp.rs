@@ -365,6 +365,30 @@ mod tests {
     }
 
     #[test]
+    fn the_host_tells_of_what_a_filter_is_made_of() {
+        use ampoule_protocol::features as told;
+        for name in told::SECCOMP_ACTIONS {
+            assert!(filter(json!({"defaultAction": name})).is_ok(), "{name}");
+        }
+        assert!(!told::SECCOMP_ACTIONS.contains(&"SCMP_ACT_NOTIFY"));
+        for name in told::SECCOMP_OPERATORS {
+            let argument = json!({"index": 0, "value": 1, "op": name});
+            assert!(comparison(&serde_json::from_value(argument).unwrap()).is_ok(), "{name}");
+        }
+        let profile = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "architectures": told::SECCOMP_ARCHITECTURES,
+            "flags": told::SECCOMP_FLAGS,
+        });
+        let profile: LinuxSeccomp = serde_json::from_value(profile).unwrap();
+        let mut found = architectures(&profile);
+        found.dedup();
+        assert_eq!(found.len(), told::SECCOMP_ARCHITECTURES.len());
+        let effective = profile.flags().iter().flatten().filter(|flag| bit(**flag) != 0).count();
+        assert_eq!(effective, told::SECCOMP_EFFECTIVE_FLAGS.len());
+    }
+
+    #[test]
     fn calls_newer_than_the_profile_are_not_there() {
         let filter = filter(strict()).unwrap();
         for (audit, architecture, bit) in [

@@ -1,7 +1,7 @@
-//! The bytes of a snapshot's state.
+//! The bytes of a snapshot's state, and of what else is written down with it.
 //!
 //! ```text
-//!  0   8  "AMPOULES"
+//!  0   8  "AMPOULES" (or what else it is)
 //!  8   4  format version
 //! 12   4  CRC-32 of everything behind this field
 //! 16  16  version of the ampoule that wrote it, padded with zeros
@@ -10,6 +10,9 @@
 //! ```
 //! All numbers are little-endian. postcard rather than JSON: it holds bytes as bytes, and is read at
 //! every warm start.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::state::MachineState;
 
@@ -54,6 +57,16 @@ pub enum FormatError {
 
 /// A machine's state as bytes.
 pub fn encode(state: &MachineState) -> Result<Vec<u8>, FormatError> {
+    seal(MAGIC, state)
+}
+
+/// The machine's state of these bytes.
+pub fn decode(bytes: &[u8]) -> Result<MachineState, FormatError> {
+    open(MAGIC, bytes)
+}
+
+/// Something as bytes of this form.
+pub(super) fn seal(magic: &[u8; 8], state: &impl Serialize) -> Result<Vec<u8>, FormatError> {
     let body = postcard::to_stdvec(state).map_err(FormatError::Encode)?;
     let mut checked = Vec::with_capacity(WRITER + 8 + body.len());
     let mut writer = env!("CARGO_PKG_VERSION").as_bytes().to_vec();
@@ -62,13 +75,13 @@ pub fn encode(state: &MachineState) -> Result<Vec<u8>, FormatError> {
     checked.extend((body.len() as u64).to_le_bytes());
     checked.extend(body);
     let checksum = crc32fast::hash(&checked);
-    Ok([MAGIC.as_slice(), &VERSION.to_le_bytes(), &checksum.to_le_bytes(), &checked].concat())
+    Ok([magic.as_slice(), &VERSION.to_le_bytes(), &checksum.to_le_bytes(), &checked].concat())
 }
 
-/// The machine's state of these bytes.
-pub fn decode(bytes: &[u8]) -> Result<MachineState, FormatError> {
+/// What [`seal`] made these bytes of.
+pub(super) fn open<T: DeserializeOwned>(magic: &[u8; 8], bytes: &[u8]) -> Result<T, FormatError> {
     let truncated = |expected| FormatError::Truncated { found: bytes.len(), expected };
-    let rest = bytes.strip_prefix(MAGIC).ok_or(FormatError::NotASnapshot)?;
+    let rest = bytes.strip_prefix(magic).ok_or(FormatError::NotASnapshot)?;
     let header = (CHECKED_FROM + WRITER + 8) as u64;
     let (version, rest) = number(rest).ok_or_else(|| truncated(header))?;
     if version != VERSION {

@@ -16,7 +16,7 @@ use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap
 use crate::vmm::memory;
 
 /// Bytes of a page.
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 
 /// Bytes of zeros between two written ranges that are not worth a mapping of their own.
 const GAP: u64 = 128 << 10;
@@ -80,6 +80,19 @@ impl Extent {
     }
 }
 
+/// Whether these are whole pages of a file of `len` bytes, in ascending order.
+pub(super) fn are_in_order(extents: &[Extent], len: u64) -> bool {
+    let page = PAGE as u64;
+    let mut from = 0;
+    extents.iter().all(|extent| {
+        let Some(end) = extent.end().filter(|end| *end <= len) else { return false };
+        let aligned = extent.offset.is_multiple_of(page) && extent.len.is_multiple_of(page);
+        let fits = aligned && extent.len > 0 && extent.offset >= from;
+        from = end;
+        fits
+    })
+}
+
 /// What is known of a memory's file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryState {
@@ -99,17 +112,7 @@ impl MemoryState {
         if self.extents.len() > MAX_EXTENTS {
             return Err(MemoryError::TooManyExtents);
         }
-        let page = PAGE as u64;
-        let mut from = 0;
-        for extent in &self.extents {
-            let end = extent.end().filter(|end| *end <= len).ok_or(MemoryError::Extents)?;
-            let aligned = extent.offset.is_multiple_of(page) && extent.len.is_multiple_of(page);
-            if !aligned || extent.len == 0 || extent.offset < from {
-                return Err(MemoryError::Extents);
-            }
-            from = end;
-        }
-        Ok(())
+        if are_in_order(&self.extents, len) { Ok(()) } else { Err(MemoryError::Extents) }
     }
 
     /// Compares the whole file with what was written.

@@ -3,6 +3,7 @@
 //! * [`state`]: everything but the guest's memory
 //! * [`format`]: that as bytes, checked before anything is believed
 //! * [`memory`]: guest memory as a sparse file, and that file as guest memory
+//! * [`touched`]: the pages that a start touches, for those that come after it
 //!
 //! A snapshot is two files. `state` is small and read whole; `memory` is as long as the guest's
 //! memory, with holes where it is zero, and is mapped privately: all machines that are restored from
@@ -11,6 +12,7 @@
 pub mod format;
 pub mod memory;
 pub mod state;
+pub mod touched;
 
 use std::fs::File;
 use std::io;
@@ -20,6 +22,7 @@ use crate::vmm::devices::virtio::SaveError;
 use format::FormatError;
 use memory::MemoryError;
 use state::MachineState;
+use touched::{Pages, Touched};
 
 /// Largest state that is read, in bytes: 32 vCPUs have 6 KiB each, and a path for every device.
 const STATE_LIMIT: u64 = 4 << 20;
@@ -76,6 +79,8 @@ pub struct Snapshot {
     pub state: MachineState,
     /// The memory.
     pub memory: File,
+    /// What is known of the pages that the guest will touch.
+    pub pages: Pages,
 }
 
 impl Snapshot {
@@ -88,7 +93,13 @@ impl Snapshot {
             format::decode(&read_all(state).map_err(SnapshotError::file("read the state"))?)?;
         let len = memory.metadata().map_err(SnapshotError::file("look at the memory"))?.len();
         state.memory.check(state.config.memory_mib, len)?;
-        Ok(Self { state, memory })
+        Ok(Self { state, memory, pages: Pages::Unknown })
+    }
+
+    /// Reads which pages an earlier guest has touched: a file that does not tell is none.
+    pub fn expect(&mut self, touched: &File) {
+        let len = u64::from(self.state.config.memory_mib) << 20;
+        self.pages = Touched::read(touched, len).map_or(Pages::Unknown, Pages::Known);
     }
 
     /// Reads all of the memory and compares it with what was written.

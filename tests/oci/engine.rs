@@ -16,7 +16,7 @@ use crate::lab::OCI;
 use crate::support::{Finished, images, shared_templates};
 
 /// The image that containers are made of.
-pub const IMAGE: &str = "docker.io/library/busybox:latest";
+pub const IMAGE: &str = "localhost/busybox:latest";
 
 /// An engine's folder: a tmpfs, so that its storage is never on an overlay itself.
 pub struct Engine {
@@ -66,6 +66,7 @@ impl Engine {
         let configuration = format!(
             "[containers]\nlog_driver = \"k8s-file\"\n\
              [engine]\nruntime = \"ampoule-oci\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
+             runtime_supports_json = [\"ampoule-oci\"]\nruntime_supports_kvm = [\"ampoule-oci\"]\n\
              [engine.runtimes]\nampoule-oci = [\"{}\"]\n",
             engine.text("ampoule-oci"),
         );

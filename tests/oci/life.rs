@@ -111,6 +111,20 @@ fn a_container_that_was_not_started_is_killed_or_deleted() {
 }
 
 #[test]
+fn limits_scores_and_sysctls_are_as_asked() {
+    needs_sandboxes!();
+    let lab = Lab::shell(
+        "ulimit -n; cat /proc/self/oom_score_adj; grep NoNewPrivs /proc/self/status
+        cat /proc/sys/net/ipv4/ip_unprivileged_port_start",
+    );
+    lab.change(|config| {
+        config["process"]["oomScoreAdj"] = 321.into();
+        config["linux"]["sysctl"] = serde_json::json!({"net.ipv4.ip_unprivileged_port_start": "7"});
+    });
+    lab.output(&["run", "c"]).gives(0, "1024\n321\nNoNewPrivs:\t1\n7\n");
+}
+
+#[test]
 fn a_running_container_is_deleted_by_force() {
     needs_sandboxes!();
     let lab = Lab::shell(WAITS);

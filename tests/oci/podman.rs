@@ -84,7 +84,7 @@ fn a_detached_container_is_worked_with_and_stopped() {
     let state = &inspected[0]["State"];
     assert_eq!((&state["Status"], &state["Running"]), (&"running".into(), &true.into()));
     let pid = state["Pid"].as_i64().unwrap();
-    assert!(fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().contains("keeper"));
+    assert!(fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().contains("ampoule-oci"));
     assert_eq!(inspected[0]["OCIRuntime"], "ampoule-oci");
 
     assert!(engine.ok(&["top", "worked", "-o", "pid,args"]).contains("sleep 0.2"));

@@ -64,17 +64,8 @@ pub fn start(
     let id = ProcessId::init(CONTAINER);
     let terminal = made.spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
     let stdio = Streams::names(&id.process, ends, terminal);
-    let create = Request::Create(Box::new(Create {
-        container: CONTAINER.to_owned(),
-        spec: Box::new(made.spec),
-        rootfs: Rootfs {
-            source: RootfsSource::Block { serial: IMAGE_DISK.into(), fstype: "erofs".into() },
-            writable: WritableLayer::Tmpfs { size: None },
-        },
-        identity: HookState::default(),
-        user: made.user.map(|user| UserName { user }),
-        stdio: stdio.clone(),
-    }));
+    let image = RootfsSource::Block { serial: IMAGE_DISK.into(), fstype: "erofs".into() };
+    let create = create(made, image, stdio.clone());
     let mut opening = Client::begin(vsock, EXCHANGE_TIME)?;
     let wakes = wake.is_some();
     if let Some(wake) = wake {
@@ -85,6 +76,22 @@ pub fn start(
     opening.send(&Request::Wait(id.clone()))?;
     let vsock = vsock.to_owned();
     Ok(Starting { id, has_terminal: terminal, vsock, stdio, opening, wakes, goes_on: false })
+}
+
+/// What asks for a container that is never started, over the guest's own files.
+pub fn rehearsal(made: ContainerSpec) -> Request {
+    create(made, RootfsSource::Directory { path: "/".into() }, Stdio::default())
+}
+
+fn create(made: ContainerSpec, source: RootfsSource, stdio: Stdio) -> Request {
+    Request::Create(Box::new(Create {
+        container: CONTAINER.to_owned(),
+        spec: Box::new(made.spec),
+        rootfs: Rootfs { source, writable: WritableLayer::Tmpfs { size: None } },
+        identity: HookState::default(),
+        user: made.user.map(|user| UserName { user }),
+        stdio,
+    }))
 }
 
 /// Asks the guest of a fork for the process that came along in it.

@@ -138,6 +138,7 @@ fn files_are_copied_both_ways_and_committed() {
     engine.ok(&["cp", &path("in"), "copied:/root/later"]);
     engine.ok(&["cp", "copied:/root/out", &path("again")]);
     assert_eq!(fs::read_to_string(host.join("again")).unwrap(), "from the guest\n");
+    assert!(engine.ok(&["diff", "copied"]).contains("A /root/out"));
     engine.ok(&["commit", "--quiet", "copied", "localhost/committed"]);
     let done = engine
         .output(&[&RUN[..], &["localhost/committed", "cat", "/root/out", "/root/later"]].concat());

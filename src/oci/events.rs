@@ -75,11 +75,8 @@ fn follow(
         fds.extend(memory.awaited().map(|client| PollFd::new(client.as_fd(), PollFlags::POLLIN)));
         match wait(&mut fds, timeout.unwrap_or(PollTimeout::MAX))? {
             Some(0) => return Ok(ExitCode::SUCCESS),
-            Some(_) => {
-                if memory.take() {
-                    print(&Event::oom(&args.id))?;
-                }
-            }
+            Some(_) if memory.take() => print(&Event::oom(&args.id))?,
+            Some(_) => {}
             None if Instant::now() >= next => {
                 next += args.interval;
                 match stats(record) {

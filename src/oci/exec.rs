@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use oci_spec::runtime::{Capability, LinuxCapabilities, Process, User};
+use oci_spec::runtime::{Capability, Process, User};
 
 use super::error::host;
 use super::keeper::{self, ExecJob, Job};
@@ -200,7 +200,7 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<(), OciEr
     if names.is_empty() {
         return Ok(());
     }
-    let mut all = process.capabilities().clone().unwrap_or_else(LinuxCapabilities::default);
+    let mut all = process.capabilities().clone().unwrap_or_default();
     for name in names {
         let upper = name.to_ascii_uppercase();
         let plain = upper.strip_prefix("CAP_").unwrap_or(&upper);

@@ -200,3 +200,14 @@ fn json<T: serde::Serialize>(value: &T) -> Result<String, OciError> {
     serde_json::to_string_pretty(value)
         .map_err(|error| OciError::Host { what: "write JSON", source: error.into() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_does_not_contradict_itself() {
+        Cli::command().debug_assert();
+    }
+}

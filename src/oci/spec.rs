@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nix::unistd::{getegid, geteuid};
@@ -28,8 +28,13 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: &Args, _global: &Global) -> Result<ExitCode, OciError> {
-    let path = args.bundle.join("config.json");
-    let root = args.rootless.then(|| (geteuid().as_raw(), getegid().as_raw()));
+    write(&args.bundle, args.rootless)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(bundle: &Path, rootless: bool) -> Result<(), OciError> {
+    let path = bundle.join("config.json");
+    let root = rootless.then(|| (geteuid().as_raw(), getegid().as_raw()));
     let text = text(&config(root)).map_err(file("write", &path))?;
     let written = OpenOptions::new()
         .write(true)
@@ -41,7 +46,7 @@ pub fn run(args: &Args, _global: &Global) -> Result<ExitCode, OciError> {
             let message = format!("File {} exists. Remove it first", path.display());
             Err(OciError::Usage(message))
         }
-        written => written.map(|()| ExitCode::SUCCESS).map_err(file("write", &path)),
+        written => written.map_err(file("write", &path)),
     }
 }
 
@@ -146,24 +151,13 @@ mod tests {
     use super::super::bundle::Bundle;
     use super::super::translate::{look, translate};
     use super::*;
-    use clap::Parser;
     use oci_spec::runtime::LinuxNamespaceType;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-        #[command(flatten)]
-        global: Global,
-    }
 
     fn written(rootless: bool) -> (tempfile::TempDir, Bundle) {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("rootfs")).unwrap();
-        let mut line = Line::parse_from(["spec"]);
-        line.args = Args { bundle: folder.path().to_owned(), rootless };
-        run(&line.args, &line.global).unwrap();
-        let again = run(&line.args, &line.global).unwrap_err().to_string();
+        write(folder.path(), rootless).unwrap();
+        let again = write(folder.path(), rootless).unwrap_err().to_string();
         assert!(again.ends_with("config.json exists. Remove it first"), "{again}");
         let bundle = Bundle::open(folder.path()).unwrap();
         (folder, bundle)

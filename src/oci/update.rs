@@ -32,19 +32,19 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     blkio_weight: Option<u16>,
     /// Period of the CPU quota in microseconds, 0 for the kernel's own
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     cpu_period: Option<String>,
     /// CPU time in a period in microseconds, -1 for no limit
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     cpu_quota: Option<String>,
     /// CPU time that may be saved up, in microseconds
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     cpu_burst: Option<String>,
     /// Weight of CPU time
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     cpu_share: Option<String>,
     /// Period of real-time tasks in microseconds
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     cpu_rt_period: Option<String>,
     /// CPU time of real-time tasks in a period, in microseconds
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
@@ -329,10 +329,10 @@ fn drop_unset(value: &mut Value) {
         _ => false,
     };
     for (name, group) in groups.iter_mut() {
-        if let Some(fields) = group.as_object_mut() {
-            fields.retain(|field, value| {
-                !is_unset(value) && !(name == "pids" && field == "limit" && *value == json!(0))
-            });
+        let Some(fields) = group.as_object_mut() else { continue };
+        fields.retain(|_, value| !is_unset(value));
+        if name == "pids" && fields.get("limit") == Some(&json!(0)) {
+            fields.remove("limit");
         }
     }
     groups.retain(|_, group| !is_unset(group) && group.as_object().is_none_or(|g| !g.is_empty()));

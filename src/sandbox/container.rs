@@ -67,17 +67,7 @@ pub enum Then {
 /// The request for a container on an image's disk.
 pub fn on_image(made: ContainerSpec, ends: &Ends) -> Create {
     let stdio = Streams::names(INIT, ends, has_terminal(&made.spec));
-    Create {
-        container: CONTAINER.to_owned(),
-        spec: Box::new(made.spec),
-        rootfs: Rootfs {
-            source: RootfsSource::Block { serial: IMAGE_DISK.into(), fstype: "erofs".into() },
-            writable: WritableLayer::Tmpfs { size: None },
-        },
-        identity: HookState::default(),
-        user: made.user.map(|user| UserName { user }),
-        stdio,
-    }
+    create(made, RootfsSource::Block { serial: IMAGE_DISK.into(), fstype: "erofs".into() }, stdio)
 }
 
 fn has_terminal(spec: &Spec) -> bool {
@@ -108,6 +98,22 @@ pub fn start(
     let vsock = vsock.to_owned();
     let goes_on = false;
     Ok(Starting { id, has_terminal, vsock, stdio, opening, wakes, goes_on, then })
+}
+
+/// The request for a container that is never started, over the guest's own files.
+pub fn rehearsal(made: ContainerSpec) -> Create {
+    create(made, RootfsSource::Directory { path: "/".into() }, Stdio::default())
+}
+
+fn create(made: ContainerSpec, source: RootfsSource, stdio: Stdio) -> Create {
+    Create {
+        container: CONTAINER.to_owned(),
+        spec: Box::new(made.spec),
+        rootfs: Rootfs { source, writable: WritableLayer::Tmpfs { size: None } },
+        identity: HookState::default(),
+        user: made.user.map(|user| UserName { user }),
+        stdio,
+    }
 }
 
 /// Asks the guest of a fork for the process that came along in it.

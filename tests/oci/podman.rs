@@ -68,7 +68,7 @@ fn a_detached_container_is_worked_with_and_stopped() {
     engine.output(&["exec", "worked", "sh", "-c", "echo in; exit 7"]).gives(7, "in\n");
     let piped = engine.with_input(&["exec", "-i", "worked", "cat"], b"through".to_vec());
     assert_eq!(piped.stdout, b"through");
-    engine.output(&["exec", "-t", "worked", "tty"]).gives(0, "/dev/pts/1\r\n");
+    engine.output(&["exec", "-t", "worked", "tty"]).gives(0, "/dev/pts/0\r\n");
     engine.output(&["exec", "worked", "no-such"]).fails(127, &["no-such"]);
     engine.ok(&["kill", "--signal", "USR1", "worked"]);
     let mut follower = engine

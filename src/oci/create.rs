@@ -9,7 +9,7 @@ use super::keeper::{CreateJob, Job};
 use super::record::Status;
 use super::spawn::{self, Ready};
 use super::store::Held;
-use super::{Global, OciError};
+use super::{Global, OciError, delete};
 
 /// Create a container of a bundle
 #[derive(Debug, clap::Args)]
@@ -72,8 +72,8 @@ pub fn create(global: &Global, new: &New, terminal: Terminal) -> Result<Ready, O
     let held = global.store().create(&new.id)?;
     let created = make(global, new, &held, &bundle);
     if created.is_err() {
-        // Its keeper has cleared its own things away; the first error is the one to tell.
-        let _ = held.remove();
+        // A keeper that was killed has cleared nothing away; the first error is the one to tell.
+        let _ = delete::remains(global, held);
     }
     created
 }

@@ -101,7 +101,8 @@ fn sweep(record: &Record) -> Result<(), OciError> {
     Ok(())
 }
 
-fn remains(global: &Global, held: Held) -> Result<(), OciError> {
+/// Removes what there is of a container that never was one.
+pub fn remains(global: &Global, held: Held) -> Result<(), OciError> {
     if held.folder.is_kept() {
         // Its keeper has no command to speak to any more, and ends by itself.
         held.folder.await_keeper()?;

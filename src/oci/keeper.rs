@@ -130,11 +130,12 @@ pub fn live(job: Job, channel: Channel, lock: Option<File>) -> ! {
     let (mirror, stage) = pair();
     let copy = channel.try_clone().unwrap_or_else(|error| failed("copy a descriptor", error));
     let work = move || {
+        // Held to the very end of the process, which exits without dropping it.
+        let _lock = lock;
         let code = match job {
             Job::Create(job) => create(&job, &copy, &signals, &mirror),
             Job::Exec(job) => further(*job, &copy, &signals),
         };
-        drop(lock);
         std::process::exit(code.into())
     };
     match thread::Builder::new().name("keeper".into()).spawn(work) {

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use ampoule::sandbox::process::Process;
 use nix::sys::signal::{Signal, kill};
@@ -268,8 +269,11 @@ fn words(pid: i32) -> String {
 }
 
 /// Waits until the condition holds, which something else brings about.
+#[track_caller]
 pub fn until(condition: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(120);
     while !condition() {
+        assert!(Instant::now() < end, "what was waited for did not come");
         std::thread::yield_now();
     }
 }

@@ -68,7 +68,7 @@ fn a_detached_container_is_worked_with_and_stopped() {
     engine.output(&["exec", "worked", "sh", "-c", "echo in; exit 7"]).gives(7, "in\n");
     let piped = engine.with_input(&["exec", "-i", "worked", "cat"], b"through".to_vec());
     assert_eq!(piped.stdout, b"through");
-    engine.output(&["exec", "-t", "worked", "tty"]).gives(0, "/dev/pts/1\r\n");
+    engine.output(&["exec", "-t", "worked", "tty"]).gives(0, "/dev/pts/0\r\n");
     engine.output(&["exec", "worked", "no-such"]).fails(127, &["no-such"]);
     engine.ok(&["kill", "--signal", "USR1", "worked"]);
     let mut follower = engine
@@ -138,6 +138,7 @@ fn files_are_copied_both_ways_and_committed() {
     engine.ok(&["cp", &path("in"), "copied:/root/later"]);
     engine.ok(&["cp", "copied:/root/out", &path("again")]);
     assert_eq!(fs::read_to_string(host.join("again")).unwrap(), "from the guest\n");
+    assert!(engine.ok(&["diff", "copied"]).contains("A /root/out"));
     engine.ok(&["commit", "--quiet", "copied", "localhost/committed"]);
     let done = engine
         .output(&[&RUN[..], &["localhost/committed", "cat", "/root/out", "/root/later"]].concat());

@@ -1,6 +1,7 @@
 //! A container's terminal, as its caller sees it: the master goes to the caller's socket, the slave
 //! is the keeper's own, whose bytes travel to the terminal in the guest and back.
 
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -33,6 +34,16 @@ pub fn take(socket: &Path, size: Option<(u16, u16)>) -> io::Result<()> {
     dup2_stdin(&slave)?;
     dup2_stdout(&slave)?;
     dup2_stderr(&slave)?;
+    Ok(())
+}
+
+/// Lets go of the standard streams that threads carry copies of: their other ends are to see when the
+/// container closes them, not when this process ends.
+pub fn let_go() -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(&null)?;
     Ok(())
 }
 

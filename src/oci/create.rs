@@ -102,7 +102,7 @@ fn make(global: &Global, new: &New, held: &Held, bundle: &Bundle) -> Result<Read
         console_socket: new.console_socket.as_ref().map(absolute),
         systemd_cgroup: global.systemd_cgroup,
     };
-    let keeper = spawn::spawn(Job::Create(job), Some(held.lock_keeper()?))?;
+    let keeper = spawn::spawn(Job::Create(job), Some(held))?;
     for warning in &keeper.made.warnings {
         global.log().warn(warning);
     }

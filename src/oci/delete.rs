@@ -77,18 +77,22 @@ fn delete(global: &Global, held: Held, record: &Record, force: bool) -> Result<(
 
 /// Ends a container and its keeper.
 fn end(held: &Held, record: &Record) -> Result<(), OciError> {
-    // The handle is on the container's keeper if that still lives when the handle is there.
-    let keeper = Process::of(record.pid).ok().filter(|_| held.folder.is_kept());
-    let Some(keeper) = keeper else { return Ok(()) };
-    let killed = kill::kill(record, Signal::SIGKILL as i32, true);
-    let waiting = host("wait for the container's end");
-    if killed.is_ok() && keeper.ends_within(Some(KEEPER_TIME)).map_err(waiting)? {
-        return Ok(());
+    let Some(keeper) = held.folder.keeper_process() else { return Ok(()) };
+    match kill::kill(record, Signal::SIGKILL as i32, true) {
+        Ok(()) => end_keeper(&keeper, KEEPER_TIME),
+        // A guest that does not answer.
+        Err(_) => end_keeper(&keeper, Duration::ZERO),
     }
-    // A guest that does not answer, or a keeper that cannot hand over what its container wrote: its
-    // monitor dies with it.
-    let _ = keeper.signal(Signal::SIGKILL);
-    keeper.ends_within(None).map_err(host("wait for the container's end"))?;
+}
+
+/// Waits for a keeper's end, and kills it where that takes too long, as where nobody takes what its
+/// container wrote. Its monitor dies with it.
+fn end_keeper(keeper: &Process, patience: Duration) -> Result<(), OciError> {
+    if !keeper.ends_within(Some(patience)).map_err(host("wait for the container's end"))? {
+        // Fails only where it has ended.
+        let _ = keeper.signal(Signal::SIGKILL);
+        keeper.ends_within(None).map_err(host("wait for the container's end"))?;
+    }
     Ok(())
 }
 
@@ -103,9 +107,9 @@ fn sweep(record: &Record) -> Result<(), OciError> {
 
 /// Removes what there is of a container that never was one.
 pub fn remains(global: &Global, held: Held) -> Result<(), OciError> {
-    if held.folder.is_kept() {
-        // Its keeper has no command to speak to any more, and ends by itself.
-        held.folder.await_keeper()?;
+    if let Some(keeper) = held.folder.keeper_process() {
+        // It has no command to speak to any more and ends by itself, unless a hook keeps it.
+        end_keeper(&keeper, KEEPER_TIME)?;
     }
     Registry::new(&global.places()).sweep().map_err(SandboxError::from)?;
     if let Some(group) = held.folder.read_cgroup() {

@@ -101,8 +101,9 @@ fn exec(args: &Args, global: &Global) -> Result<ExitCode, OciError> {
         None
     };
     let mut running = keeper::run_further(&record.vsock, process)?;
-    if let Some(path) = &args.pid_file {
-        spawn::write_pid_file(path, i32::try_from(std::process::id()).unwrap_or(-1))?;
+    if let Err(error) = tell_pid(args) {
+        running.kill();
+        return Err(error);
     }
     let code = exec::keep(&mut running, &signals, exec::Caller::Patient)?;
     drop(raw);
@@ -110,6 +111,12 @@ fn exec(args: &Args, global: &Global) -> Result<ExitCode, OciError> {
         return Err(OciError::Host { what: "write the process's output", source });
     }
     Ok(ExitCode::from(code))
+}
+
+/// Tells the caller where to find this process, which is the further process to it.
+fn tell_pid(args: &Args) -> Result<(), OciError> {
+    let pid = i32::try_from(std::process::id()).unwrap_or(-1);
+    spawn::tell_pid(pid, args.pidfd_socket.as_deref(), args.pid_file.as_deref())
 }
 
 fn check(record: &Record, ignore_paused: bool) -> Result<(), OciError> {

@@ -2,6 +2,7 @@
 //! `createContainer` and `startContainer` are the agent's to run, in the guest.
 
 use std::io;
+use std::time::Duration;
 
 use ampoule_protocol::hooks;
 use oci_spec::runtime::{Hook, Spec};
@@ -66,6 +67,17 @@ pub struct HookError {
     program: String,
     #[source]
     source: io::Error,
+}
+
+/// How long the start of a program may take, hooks in the guest counted: each as long as it may, an
+/// hour where nothing bounds it.
+pub fn guest_time(spec: &Spec, without: Duration) -> Duration {
+    const UNBOUNDED: u64 = 3600;
+    let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_deref());
+    let seconds = hooks.unwrap_or_default().iter().map(|hook| {
+        hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(UNBOUNDED)
+    });
+    without.saturating_add(Duration::from_secs(seconds.fold(0, u64::saturating_add)))
 }
 
 /// Runs the hooks of a kind one after another, up to the first that fails. Each gets the container's

@@ -2,6 +2,7 @@
 //! further process in one. It lives as long, carries its input and output, and exits with its code.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -126,6 +127,11 @@ pub fn live(job: Job, channel: Channel, lock: Option<File>) -> ! {
         let _ = channel.send(&Answer::Failed { message: format!("cannot {what}: {error}") });
         std::process::exit(super::KEEPER_FAILED.into())
     };
+    if let Some(mut lock) = lock.as_ref() {
+        // For whoever finds it locked and no record.
+        let pid = write!(lock, "{}", std::process::id());
+        pid.unwrap_or_else(|error| failed("write down its pid", error));
+    }
     let signals = Signals::block().unwrap_or_else(|error| failed("block signals", error));
     let (mirror, stage) = pair();
     let copy = channel.try_clone().unwrap_or_else(|error| failed("copy a descriptor", error));
@@ -231,6 +237,10 @@ fn keep_in(
     // The third is held: its end would be the guest's.
     let (machine, running, _events) = begin(job, &translated, signals, &mut made.warnings)?;
     made.vsock = machine.vsock();
+    // A terminal's size is asked of standard input.
+    if !running.has_terminal() {
+        console::let_go().map_err(host("let go of the standard streams"))?;
+    }
     // Now that the guest has made the mount points in it.
     let (rootfs, binds) = (made.rootfs.clone(), binds(spec, &job.bundle));
     mirror.show(Face::Root { rootfs, binds }).map_err(host("make a mount namespace"))?;
@@ -335,6 +345,9 @@ fn attend(
     signals: &Signals,
 ) -> Result<ExitStatus, SandboxError> {
     let mut exit: Option<ExitStatus> = None;
+    if running.has_terminal() {
+        running.follow_terminal();
+    }
     loop {
         let awaited: BorrowedFd<'_> =
             if exit.is_none() { running.as_fd() } else { running.streams.as_fd() };
@@ -366,7 +379,14 @@ fn further(job: ExecJob, channel: &Channel, signals: &Signals) -> u8 {
         console::take(&socket, console_size(Some(&process)))
             .map_err(file("send a terminal to", &socket))
     });
-    let mut running = match terminal.and_then(|()| run_further(&vsock, process)) {
+    let begun = terminal.and_then(|()| {
+        let running = run_further(&vsock, process)?;
+        if !running.has_terminal() {
+            console::let_go().map_err(host("let go of the standard streams"))?;
+        }
+        Ok(running)
+    });
+    let mut running = match begun {
         Ok(running) => running,
         Err(error) => {
             let _ = channel.send(&Answer::Failed { message: chain(&error) });
@@ -374,9 +394,11 @@ fn further(job: ExecJob, channel: &Channel, signals: &Signals) -> u8 {
         }
     };
     let told = channel.send(&Answer::Made(Made::default()));
-    // A command that was killed has not told the process's pid to anybody: it runs all the same, as
-    // one whose caller went away.
-    let _ = told.and_then(|()| channel.receive::<()>());
+    let wanted = told.and_then(|()| channel.receive::<()>());
+    if !matches!(wanted, Ok(Some(()))) {
+        // The command has failed, or was killed: nobody knows of the process.
+        running.kill();
+    }
     exec::keep(&mut running, signals, exec::Caller::Patient).unwrap_or(super::KEEPER_FAILED)
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ampoule_protocol::message::{ProcessId, Request};
 use nix::sys::signal::Signal;
 
+use super::error::host;
 use super::record::{Record, Status};
 use super::{Global, OciError, guest};
 use crate::sandbox::CONTAINER;
@@ -28,13 +29,18 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, OciError> {
-    let (_held, record) = global.store().hold(&args.id)?;
+    let (held, record) = global.store().hold(&args.id)?;
     if record.status == Status::Stopped {
         // What --all is for: an ended container whose processes may have been left behind.
         return if args.all { Ok(ExitCode::SUCCESS) } else { Err(OciError::NotRunning) };
     }
-    kill(&record, args.signal, args.all)?;
-    Ok(ExitCode::SUCCESS)
+    let keeper = held.folder.keeper_process();
+    let killed = kill(&record, args.signal, args.all);
+    if let (Err(OciError::NotRunning), Some(keeper)) = (&killed, keeper) {
+        // Its program has just ended: who asks next is to hear the same of `state`.
+        keeper.ends_within(Some(SIGNAL_TIME)).map_err(host("wait for the container's end"))?;
+    }
+    killed.map(|()| ExitCode::SUCCESS)
 }
 
 /// Sends a signal to a container that has a keeper.

@@ -169,8 +169,17 @@ impl Verb {
     }
 }
 
+/// Closes what the caller has left open beside the standard streams. A keeper and its monitor live on
+/// with what they have: files and locks of the caller's are none of theirs, and a guest takes no
+/// descriptors (so that `LISTEN_FDS` means nothing here).
+fn close_what_is_not_ours() {
+    // SAFETY: nothing has been opened by this process yet.
+    let _ = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+}
+
 /// Parses the command line, runs the verb, reports its failure.
 pub fn main() -> ExitCode {
+    close_what_is_not_ours();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(usage) => {

@@ -40,7 +40,10 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, OciError> {
     // The keeper, in a session of its own, reads from this command's terminal all the same.
     let raw = RawTerminal::enter().map_err(host("set the terminal to raw mode"))?;
     started(global, id)?;
-    let code = keeper.go_and_wait(&signals)?;
+    let code = keeper.go_and_wait(&signals).inspect_err(|_| {
+        // The first error is the one to tell.
+        let _ = delete::by_force(global, id);
+    })?;
     drop(raw);
     if !args.keep {
         delete::ended(global, id)?;

@@ -5,7 +5,6 @@
 //! already, and loading the program once more would take longer than anything else that a keeper does
 //! before its guest starts.
 
-use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -17,7 +16,7 @@ use nix::unistd::{ForkResult, Pid, fork, setsid};
 use super::console;
 use super::error::{OciError, file, host};
 use super::keeper::{self, Answer, Job, Made};
-use super::store::replace;
+use super::store::{Held, replace};
 use crate::monitor::channel::Channel;
 use crate::sandbox::monitored::wait;
 use crate::sandbox::process::Process;
@@ -34,14 +33,19 @@ pub struct Ready {
 }
 
 /// Forks a keeper, which has this command's standard streams, and waits until its process is there. The
-/// keeper has `lock` from its first moment on, whatever becomes of this command. Whoever calls this is
-/// its process's only thread.
-pub fn spawn(job: Job, lock: Option<File>) -> Result<Ready, OciError> {
+/// keeper of a container has that one's lock from its first moment on, whatever becomes of this command.
+/// Whoever calls this is its process's only thread.
+pub fn spawn(job: Job, container: Option<&Held>) -> Result<Ready, OciError> {
+    let lock = container.map(Held::lock_keeper).transpose()?;
     let (channel, theirs) = Channel::pair().map_err(host("make a socket pair"))?;
     // SAFETY: no other thread exists that could hold a lock which the child needs.
     let pid = match unsafe { fork() }.map_err(host("start the container's keeper"))? {
         ForkResult::Child => {
             drop(channel);
+            if let Some(held) = container {
+                // SAFETY: the child goes on to its end in `live`, which knows nothing of it.
+                unsafe { held.let_go_of_copy() };
+            }
             // A session of its own: signals of the caller's terminal are for the caller.
             let _ = setsid();
             keeper::live(job, Channel::from(theirs), lock);
@@ -82,11 +86,7 @@ impl Ready {
 
     /// Tells its caller where to find it: a descriptor of it to a socket, its pid in a file.
     pub fn tell_pid(&self, socket: Option<&Path>, pid_file: Option<&Path>) -> Result<(), OciError> {
-        if let Some(socket) = socket {
-            let process = Process::of(self.pid()).map_err(host("watch the container's keeper"))?;
-            console::send(socket, &process, b"pidfd").map_err(file("send a pidfd to", socket))?;
-        }
-        pid_file.map_or(Ok(()), |path| write_pid_file(path, self.pid()))
+        tell_pid(self.pid(), socket, pid_file)
     }
 
     /// Lets it go on by itself, for good.
@@ -123,7 +123,13 @@ impl Ready {
     }
 }
 
-/// Tells a pid in a file, which is there whole or not at all, without a newline.
-pub fn write_pid_file(path: &Path, pid: i32) -> Result<(), OciError> {
+/// Tells a caller where to find a process: a descriptor of it to a socket; its pid in a file, which is
+/// there whole or not at all, without a newline.
+pub fn tell_pid(pid: i32, socket: Option<&Path>, pid_file: Option<&Path>) -> Result<(), OciError> {
+    if let Some(socket) = socket {
+        let process = Process::of(pid).map_err(host("watch the container's process"))?;
+        console::send(socket, &process, b"pidfd").map_err(file("send a pidfd to", socket))?;
+    }
+    let Some(path) = pid_file else { return Ok(()) };
     replace(path, pid.to_string().as_bytes()).map_err(file("write", path))
 }

@@ -7,7 +7,7 @@ use ampoule_protocol::message::{ProcessId, Request};
 use super::hooks::{self, Kind};
 use super::record::Status;
 use super::{Global, OciError};
-use crate::agent::{Client, EXCHANGE_TIME};
+use crate::agent::{Client, ClientError, EXCHANGE_TIME};
 use crate::sandbox::CONTAINER;
 
 /// Execute the program of a created container
@@ -38,11 +38,19 @@ pub fn start(global: &Global, id: &str) -> Result<(), OciError> {
             return Err(OciError::Usage("cannot start an already running container".into()));
         }
     }
-    let mut agent = Client::open(&record.vsock, EXCHANGE_TIME)?;
-    agent.call(&Request::Start(ProcessId::init(CONTAINER)))?;
+    let spec = held.folder.read_config()?;
+    let mut agent = Client::open(&record.vsock, hooks::guest_time(&spec, EXCHANGE_TIME))?;
+    // Said before it is so: of a command that is killed in between, the container may run.
     record.status = Status::Running;
     held.write(&record)?;
-    let spec = held.folder.read_config()?;
+    let started = agent.call(&Request::Start(ProcessId::init(CONTAINER)));
+    if let Err(ClientError::Agent(_)) = &started {
+        record.status = Status::Created;
+        held.write(&record)?;
+    }
+    started?;
+    // A hook may have something to do with the container.
+    drop(held);
     // The program runs: that a hook fails is told, and changes nothing (section "Lifecycle").
     if let Err(error) = hooks::run(&spec, Kind::Poststart, &record) {
         global.log().warn(&crate::report::chain(&error));

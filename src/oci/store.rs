@@ -14,6 +14,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -24,9 +25,10 @@ use oci_spec::runtime::{LinuxResources, Spec};
 use super::bundle;
 use super::error::{OciError, file};
 use super::record::{Record, Status};
+use crate::sandbox::process::Process;
 
-/// Largest `state.json` that is read, in bytes.
-const RECORD_LIMIT: u64 = 1 << 20;
+/// Largest `state.json` that is read, in bytes: the annotations of the largest `config.json` fit.
+const RECORD_LIMIT: u64 = 4 << 20;
 
 /// Longest id, in bytes: it is a file's name.
 const ID_LIMIT: usize = 255;
@@ -159,15 +161,11 @@ impl Folder {
         }
     }
 
-    /// Waits until the container's keeper has gone.
-    pub fn await_keeper(&self) -> Result<(), OciError> {
-        let path = self.keeper();
-        match File::open(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            opened => Flock::lock(opened.map_err(file("open", &path))?, FlockArg::LockShared)
-                .map(drop)
-                .map_err(|(_, errno)| file("lock", &path)(errno)),
-        }
+    /// The keeper that holds its lock, by what it wrote there.
+    pub fn keeper_process(&self) -> Option<Process> {
+        let pid = fs::read_to_string(self.keeper()).ok()?.parse().ok()?;
+        // The handle is on the keeper if that still lives when the handle is there.
+        Process::of(pid).ok().filter(|_| self.is_kept())
     }
 
     fn hold(self) -> Result<Held, OciError> {
@@ -224,6 +222,15 @@ impl Folder {
 }
 
 impl Held {
+    /// Lets go of the copy of the lock that a forked process has, not of the lock.
+    ///
+    /// # Safety
+    /// In a process that has forked off and will neither use nor drop this.
+    pub unsafe fn let_go_of_copy(&self) {
+        // SAFETY: the descriptor is this process's own copy, which the caller gives up.
+        unsafe { libc::close(self._lock.as_raw_fd()) };
+    }
+
     /// Writes the record down, as a whole.
     pub fn write(&self, record: &Record) -> Result<(), OciError> {
         let path = self.folder.state();

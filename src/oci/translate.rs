@@ -26,6 +26,10 @@ pub const CPUS_ANNOTATION: &str = "io.ampoule.vcpus";
 /// Period of a CPU quota that names none, in microseconds.
 pub const DEFAULT_PERIOD: u64 = 100_000;
 
+/// Devices that every guest has, under the same numbers as the host.
+const GUEST_DEVICES: [&str; 6] =
+    ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+
 /// Most processors that a list may name.
 const MAX_LISTED: usize = 4096;
 
@@ -232,6 +236,9 @@ fn host_source(
         "is a named pipe, whose other end would not be in the guest"
     } else if kind.is_block_device() {
         "is a disk of the host"
+    } else if kind.is_char_device() && !GUEST_DEVICES.iter().any(|device| path == Path::new(device))
+    {
+        "is a device of the host"
     } else {
         return Ok(Some(Share { path, read_only: has(&["ro", "rro"]) }));
     };
@@ -415,7 +422,7 @@ mod tests {
         assert_eq!(shape(json!({}), json!({})).unwrap(), (1, 512, vec![]));
         let limits =
             json!({"memory": {"limit": 64 << 20}, "cpu": {"quota": 150_000, "period": 100_000}});
-        assert_eq!(shape(limits, json!({})).unwrap(), (2, 130, vec![]));
+        assert_eq!(shape(limits, json!({})).unwrap(), (2, 160, vec![]));
         let cpuset = json!({"cpu": {"cpus": "2-3,5", "mems": "1"}});
         assert_eq!(shape(cpuset, json!({})).unwrap(), (3, 512, vec![2, 3, 5]));
         let more = json!({MEMORY_ANNOTATION: "1024", CPUS_ANNOTATION: "2"});

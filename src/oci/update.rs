@@ -88,10 +88,6 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, OciError> {
-    let (held, record) = global.store().hold(&args.id)?;
-    if record.status == Status::Stopped {
-        return Err(OciError::NotRunning);
-    }
     for (option, value) in
         [("l3-cache-schema", &args.l3_cache_schema), ("mem-bw-schema", &args.mem_bw_schema)]
     {
@@ -104,6 +100,11 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, OciError> {
         Some(path) => read(path)?,
         None => named(args).map_err(OciError::Usage)?,
     };
+    // Held from here on: standard input may be long in coming.
+    let (held, record) = global.store().hold(&args.id)?;
+    if record.status == Status::Stopped {
+        return Err(OciError::NotRunning);
+    }
     let spec = held.folder.read_config()?;
     let (shape, processors) = translate::size(&spec)?;
     let before = match held.folder.read_limits()? {

@@ -208,6 +208,23 @@ impl Running {
         self.pass_next_on(signals, &mut Patience::default()).map(drop)
     }
 
+    /// Whether the process has a terminal.
+    pub fn has_terminal(&self) -> bool {
+        self.has_terminal
+    }
+
+    /// Gives the process's terminal the size of this process's own, which may have changed while
+    /// nobody listened.
+    pub fn follow_terminal(&mut self) {
+        // A sandbox that can no longer be told is one whose end is under way.
+        let _ = self.pass_on(Signal::SIGWINCH);
+    }
+
+    /// Kills the process.
+    pub fn kill(&mut self) {
+        let _ = self.pass_on(Signal::SIGKILL);
+    }
+
     /// Takes the end that was waited for. Blocks: wait for [`Running::as_fd`] first.
     pub fn take_exit(&mut self) -> Result<ExitStatus, ClientError> {
         self.wait.receive_exited()

@@ -12,7 +12,11 @@ use super::signals::{Patience, Signals};
 use super::spec;
 use super::state::Status;
 use super::streams::{Ends, Streams};
+use crate::agent::ClientError;
 use crate::terminal::{self, RawTerminal};
+
+/// Exit code of a process that was killed.
+const KILLED: u8 = 128 + 9;
 
 /// What a user asks of a further process, in the words of `docker exec`.
 #[derive(Debug, Clone, Default)]
@@ -107,13 +111,17 @@ pub fn keep(running: &mut Running, signals: &Signals, caller: Caller) -> Result<
         ];
         match (wait(&mut fds, PollTimeout::NONE)?, code) {
             (Some(0), None) => {
-                let status = running.take_exit()?;
-                code = Some(u8::try_from(status.code).unwrap_or(255));
+                code = Some(match running.take_exit() {
+                    Ok(status) => u8::try_from(status.code).unwrap_or(255),
+                    Err(error @ ClientError::Agent(_)) => return Err(error.into()),
+                    // The machine has ended, and with it the process.
+                    Err(_) => KILLED,
+                });
             }
             (Some(0), Some(code)) => return Ok(code),
             _ => {
                 if running.pass_next_on(signals, &mut patience)? && caller == Caller::Impatient {
-                    return Ok(code.unwrap_or(137));
+                    return Ok(code.unwrap_or(KILLED));
                 }
             }
         }

@@ -32,9 +32,16 @@ impl Shape {
         let vcpus = cpus.map_or(1, |cpus| cpus.ceil().clamp(1.0, most) as u8);
         let bytes = memory
             .map_or(DEFAULT_MEMORY, |limit| limit.saturating_add(limit / 32 + GUEST_OVERHEAD));
-        let memory_mib = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
+        let mib = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
+        let memory_mib = mib.checked_next_multiple_of(step(mib)).unwrap_or(mib);
         Self { vcpus, memory_mib, kernel }
     }
+}
+
+/// Machines have sizes in steps, of an eighth and more: each size has a template of its own, and there
+/// are to be few.
+fn step(mib: u32) -> u32 {
+    (mib.next_power_of_two() / 16).max(32)
 }
 
 #[cfg(test)]
@@ -52,7 +59,10 @@ mod tests {
     fn the_machine_holds_the_limit_and_the_guest() {
         let with = |memory| Shape::new(None, memory, None).memory_mib;
         assert_eq!(with(None), 512);
-        assert_eq!(with(Some(64 << 20)), 64 + 2 + 64);
+        // 64, 2 and 64, in steps of 32.
+        assert_eq!(with(Some(64 << 20)), 160);
+        // 1000, 31.25 and 64, in steps of 128.
+        assert_eq!(with(Some(1000 << 20)), 1152);
         assert_eq!(with(Some(u64::MAX)), u32::MAX);
     }
 }

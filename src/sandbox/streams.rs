@@ -145,8 +145,8 @@ impl AsFd for Streams {
 fn carry_input(mut to: UnixStream) -> io::Result<()> {
     let mut from = own(io::stdin().as_fd())?;
     thread::Builder::new().name("input".into()).stack_size(STACK).spawn(move || {
-        // Whichever side ended it: the program reads an end of file.
-        let _ = copy(&mut from, &mut to);
+        // Whichever side ended it: the program reads an end of file, the writer has no reader left.
+        let _ = copy_until_closed(&mut from, &mut to);
         let _ = to.shutdown(Shutdown::Write);
     })?;
     Ok(())
@@ -209,6 +209,27 @@ fn copy(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<()> {
             Ok(n) => to.write_all(&chunk[..n])?,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => return to.flush(),
+        }
+    }
+}
+
+/// The same, until the other side takes no more, also where nothing comes that it could refuse.
+fn copy_until_closed(from: &mut Patient, to: &mut UnixStream) -> io::Result<()> {
+    let mut chunk = vec![0u8; CHUNK];
+    loop {
+        let mut fds = [
+            PollFd::new(from.0.as_fd(), PollFlags::POLLIN),
+            PollFd::new(to.as_fd(), PollFlags::empty()),
+        ];
+        wait(&mut fds)?;
+        if fds[1].any() == Some(true) {
+            return Ok(());
+        }
+        if fds[0].any() == Some(true) {
+            match from.read(&mut chunk)? {
+                0 => return Ok(()),
+                n => to.write_all(&chunk[..n])?,
+            }
         }
     }
 }

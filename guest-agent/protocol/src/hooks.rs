@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::SigSet;
 use oci_spec::runtime::Hook;
 
 /// Bytes of a failed hook's standard error that are told.
@@ -35,7 +36,11 @@ pub fn run(hook: &Hook, state: &str) -> io::Result<()> {
         _ => (program, [].as_slice()),
     };
     let environment = hook.env().iter().flatten();
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    // Signals that this process reads from a descriptor are the hook's to take.
+    // SAFETY: between fork and exec this makes one system call, and allocates nothing.
+    unsafe { command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?)) };
+    let mut child = command
         .arg0(name)
         .args(arguments)
         .env_clear()

@@ -17,3 +17,4 @@ mod life;
 mod podman;
 mod refused;
 mod streams;
+mod verbs;

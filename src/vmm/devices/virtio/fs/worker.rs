@@ -260,7 +260,7 @@ impl Shared {
 /// pays is learnt from how long it was slept, as KVM does it for halted CPUs: not at all at first,
 /// longer while requests come shortly after the thread has gone to sleep, and not at all again after
 /// it has slept longer than [`MOST`]. An idle guest costs nothing, and the last request of many [`MOST`]
-/// at most.
+/// at most; one that asks again and again within that time keeps up to one CPU of the host busy.
 #[derive(Debug)]
 struct Patience {
     window: Duration,
@@ -268,7 +268,7 @@ struct Patience {
 }
 
 /// The longest wait, and the first.
-const MOST: Duration = Duration::from_micros(200);
+const MOST: Duration = Duration::from_millis(1);
 const LEAST: Duration = Duration::from_micros(10);
 
 impl Patience {

@@ -17,7 +17,7 @@ use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, VolatileSlice};
 
 /// Most host ranges of one chain. The largest queue of any device has as many entries, and a chain
 /// must not be longer than its queue (virtio 1.2, 2.7.5.3.1).
-pub const MAX_CHAIN_SEGMENTS: usize = 256;
+pub const MAX_CHAIN_SEGMENTS: usize = 512;
 
 /// Most host ranges in one list: what a vectored system call takes, less one for a range of the
 /// device's own.

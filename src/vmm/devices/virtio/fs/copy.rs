@@ -11,12 +11,12 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use crate::vmm::devices::virtio::buffers::MAX_CHAIN_SEGMENTS;
 
 /// Entries of the ring: as many as a chain may have.
-const SIZE: u16 = 256;
+const SIZE: u16 = 512;
 const _: () = assert!(SIZE as usize == MAX_CHAIN_SEGMENTS);
 
 const TABLE: u64 = 0;
 const AVAILABLE: u64 = TABLE + 16 * SIZE as u64;
-const USED: u64 = 0x2000;
+const USED: u64 = 0x2800;
 const MEMORY: usize = 0x4000;
 
 /// The copy cannot be made: too long a chain, or a host without memory.

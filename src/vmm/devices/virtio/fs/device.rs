@@ -1,7 +1,7 @@
 //! The file system device: its configuration space, features and states.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
@@ -12,10 +12,11 @@ use super::budget::Budget;
 use super::error::FsError;
 use super::export;
 use super::guard::Guard;
+use super::local::LocalDevices;
 use super::metrics::FsMetrics;
 use super::session::Session;
 use super::worker::{Active, Worker};
-use crate::vmm::config::FsConfig;
+use crate::vmm::config::{Export, FsConfig};
 use crate::vmm::devices::virtio::ring::Ring;
 use crate::vmm::devices::virtio::{
     ActivateError, Activation, DeviceState, QueuePosition, RestoreError, SaveError, VirtioDevice,
@@ -23,8 +24,9 @@ use crate::vmm::devices::virtio::{
 };
 
 /// Entries of the queue for urgent messages, and of the one queue for requests. The driver makes no
-/// request of more pages than the latter has entries.
-const QUEUE_SIZES: [u16; 2] = [128, 256];
+/// request of more pages than the latter has entries, less four for headers: with 512 it is the
+/// 256 pages that FUSE permits.
+const QUEUE_SIZES: [u16; 2] = [128, 512];
 
 /// Bytes of the tag's field in the configuration space.
 const TAG_LEN: usize = 36;
@@ -35,6 +37,8 @@ pub struct Fs {
     tag: String,
     /// None in an empty slot.
     root: Option<Arc<OwnedFd>>,
+    /// Names of what was put together to be the root.
+    shares: Vec<String>,
     queue_events: [EventFd; 2],
     worker: Worker,
     metrics: Arc<FsMetrics>,
@@ -51,6 +55,10 @@ impl Fs {
             return Err(FsError::Tag(tag));
         }
         let root = config.export.as_ref().map(|export| export::open(&tag, export)).transpose()?;
+        let shares = match &config.export {
+            Some(Export::Tree(shares)) => shares.keys().cloned().collect(),
+            Some(Export::Directory(_)) | None => Vec::new(),
+        };
         let event = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(FsError::Host);
         let queue_events = [event()?, event()?];
         let [urgent, requests] = &queue_events;
@@ -60,6 +68,7 @@ impl Fs {
         Ok(Self {
             tag,
             root: root.map(Arc::new),
+            shares,
             worker: Worker::new([urgent?, requests?], Arc::clone(&metrics))
                 .map_err(FsError::Host)?,
             queue_events,
@@ -76,7 +85,8 @@ impl Fs {
         let Some(root) = &self.root else {
             return Ok(None);
         };
-        Guard::new(Arc::clone(root), Budget::new()?, Arc::clone(&self.metrics)).map(Some)
+        let local = LocalDevices::of(root.as_fd(), &self.shares);
+        Guard::new(Arc::clone(root), local, Budget::new()?, Arc::clone(&self.metrics)).map(Some)
     }
 }
 

@@ -25,6 +25,7 @@ use fuse_backend_rs::api::filesystem::{
 use fuse_backend_rs::passthrough::{CachePolicy, Config, PassthroughFs};
 
 use super::budget::Budget;
+use super::local::LocalDevices;
 use super::metrics::FsMetrics;
 
 /// How long the guest may take names and attributes for true without asking again.
@@ -56,6 +57,9 @@ const OPEN_FLAGS: i32 = libc::O_ACCMODE
 const BEHIND_SELF: u64 = BEHIND_PARENT - 1;
 const BEHIND_PARENT: u64 = i64::MAX as u64 - 8;
 
+/// `FOPEN_NOFLUSH` of the kernel's include/uapi/linux/fuse.h, which fuse-backend-rs does not have.
+const NOFLUSH: u32 = 1 << 5;
+
 /// How often a directory is read anew whose first entry vanished while it was read.
 const VANISHED_RETRIES: u32 = 16;
 
@@ -64,6 +68,8 @@ pub struct Guard {
     files: PassthroughFs,
     root: Arc<OwnedFd>,
     root_device: AtomicU64,
+    /// Where the last close of a file has nothing to say.
+    local: LocalDevices,
     budget: Budget,
     mounted: AtomicBool,
     metrics: Arc<FsMetrics>,
@@ -71,7 +77,12 @@ pub struct Guard {
 
 impl Guard {
     /// Serves what `root` is the top of.
-    pub fn new(root: Arc<OwnedFd>, budget: Budget, metrics: Arc<FsMetrics>) -> io::Result<Self> {
+    pub fn new(
+        root: Arc<OwnedFd>,
+        local: LocalDevices,
+        budget: Budget,
+        metrics: Arc<FsMetrics>,
+    ) -> io::Result<Self> {
         let files = PassthroughFs::new(Config {
             // The last component is not a link, which would not be followed.
             root_dir: format!("/proc/self/fd/{}/.", root.as_raw_fd()),
@@ -91,6 +102,7 @@ impl Guard {
             files,
             root,
             root_device: AtomicU64::new(0),
+            local,
             budget,
             mounted: AtomicBool::new(false),
             metrics,
@@ -129,6 +141,27 @@ impl Guard {
 
     fn flags(flags: u32) -> u32 {
         flags & OPEN_FLAGS.cast_unsigned()
+    }
+
+    /// What the guest need not do with an open file.
+    ///
+    /// A flush, at each `close`, is for file systems that keep written data to themselves until then,
+    /// and what could not be written: where none is, and where nothing can be written, the guest is
+    /// told to send none.
+    ///
+    /// A file that is only written to is written to directly, with what the program holds: the
+    /// guest's cache would be dropped all the same as soon as the file's time has changed, and before
+    /// it is written to, the file would be asked for its capabilities. Nobody can map it.
+    fn with_file(&self, flags: u32, device: Option<u64>, mut options: OpenOptions) -> OpenOptions {
+        let access = flags.cast_signed() & libc::O_ACCMODE;
+        if access == libc::O_WRONLY {
+            options |= OpenOptions::DIRECT_IO;
+        }
+        if access == libc::O_RDONLY || device.is_some_and(|device| self.local.holds(device)) {
+            // SAFETY: the bits are the guest's to look at; nothing here depends on which are set.
+            options |= unsafe { OpenOptions::from_bits_unchecked(NOFLUSH) };
+        }
+        options
     }
 
     /// Tells the guest of a mount point: there begin other inode numbers.
@@ -355,7 +388,15 @@ impl FileSystem for Guard {
         fuse_flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions, Option<u32>)> {
         self.one_more()?;
-        self.files.open(context, inode, Self::flags(flags), fuse_flags)
+        let flags = Self::flags(flags);
+        let (handle, options, backing) = self.files.open(context, inode, flags, fuse_flags)?;
+        let writes = flags.cast_signed() & libc::O_ACCMODE != libc::O_RDONLY;
+        let device = if writes && self.local.any() {
+            self.files.getattr(context, inode, handle).ok().map(|(attr, _)| attr.st_dev)
+        } else {
+            None
+        };
+        Ok((handle, self.with_file(flags, device, options), backing))
     }
 
     fn create(
@@ -369,6 +410,7 @@ impl FileSystem for Guard {
         self.one_more()?;
         args.flags = Self::flags(args.flags);
         let (entry, handle, options, backing) = self.files.create(context, parent, name, args)?;
+        let options = self.with_file(args.flags, Some(entry.attr.st_dev), options);
         Ok((self.entry(parent, entry), handle, options, backing))
     }
 

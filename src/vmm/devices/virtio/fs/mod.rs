@@ -7,6 +7,7 @@
 //!   neither `..` nor a mount point below it leads to anything else, and what is shared read-only
 //!   cannot be written through it, as the kernel sees to that
 //! * [`guard`]: every operation's arguments, checked in one place
+//! * [`local`]: file systems of the host that hold what was written to them at once
 //! * [`budget`]: how many descriptors a guest may make the process hold
 //! * [`copy`]: a request's descriptors, as they were when they were checked
 //! * [`session`]: messages, from the queue to an answer
@@ -23,6 +24,7 @@ mod error;
 mod event_handler;
 mod export;
 mod guard;
+mod local;
 mod metrics;
 mod session;
 #[cfg(test)]

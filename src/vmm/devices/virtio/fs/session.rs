@@ -80,6 +80,7 @@ impl Session {
             return self.answer(header, libc::EINVAL);
         }
         self.metrics.requests.add(1);
+        self.metrics.opcodes.add(header.opcode);
         let Some((server, _)) = &self.served else {
             return self.answer(header, libc::ENODEV);
         };

@@ -220,3 +220,72 @@ fn links_and_attributes_are_the_hosts() {
     client.send(REMOVEXATTR, node, &cstr("user.colour")).unwrap();
     assert_eq!(client.send(GETXATTR, node, &get(100)), Err(libc::ENODATA));
 }
+
+/// `struct fuse_open_out`: the handle, then the flags.
+fn open_flags(client: &mut Client, node: u64, flags: i32) -> u32 {
+    word(&client.send(OPEN, node, &words(&[flags.cast_unsigned(), 0])).unwrap(), 8)
+}
+
+#[test]
+fn a_guest_sends_no_flush_for_what_the_host_has_already() {
+    const DIRECT_IO: u32 = 1;
+    const NOFLUSH: u32 = 1 << 5;
+    let folder = folder();
+    let Some(mut client) = Client::mounted(directory(folder.path(), false)) else { return };
+    let known = fs::File::open(folder.path()).unwrap();
+    let known = super::local::LocalDevices::of(std::os::fd::AsFd::as_fd(&known), &[]);
+    let flush = if known.any() { NOFLUSH } else { 0 };
+    let node = client.lookup(ROOT, "file");
+    // Only what nobody can map is kept out of the guest's cache.
+    assert_eq!(open_flags(&mut client, node, libc::O_RDONLY), NOFLUSH);
+    assert_eq!(open_flags(&mut client, node, libc::O_RDWR), flush);
+    assert_eq!(open_flags(&mut client, node, libc::O_WRONLY), DIRECT_IO | flush);
+    let create = words(&[libc::O_WRONLY.cast_unsigned(), 0o100_644, 0, 0]);
+    let created = client.send(CREATE, ROOT, &[create, cstr("new")].concat()).unwrap();
+    // Behind `struct fuse_entry_out` of 128 bytes.
+    assert_eq!(word(&created, 128 + 8), DIRECT_IO | flush);
+    // /proc is none of those that are known.
+    let tree =
+        Export::Tree([("p".to_owned(), Share { path: "/proc".into(), read_only: false })].into());
+    let Some(mut client) = Client::mounted(tree) else { return };
+    let proc = client.lookup(ROOT, "p");
+    let own = client.lookup(proc, &std::process::id().to_string());
+    let node = client.lookup(own, "comm");
+    assert_eq!(open_flags(&mut client, node, libc::O_RDWR), 0);
+    assert_eq!(open_flags(&mut client, node, libc::O_RDONLY), NOFLUSH);
+}
+
+#[test]
+fn a_write_of_another_user_takes_set_user_id_bits_away() {
+    const WRITE_KILL_PRIV: u32 = 1 << 2;
+    let folder = folder();
+    let path = folder.path().join("file");
+    let mode = || fs::metadata(&path).unwrap().mode() & 0o7777;
+    let Some(mut client) = Client::mounted(directory(folder.path(), false)) else { return };
+    let node = client.lookup(ROOT, "file");
+    let handle = client.open(node, libc::O_WRONLY);
+    let write = |flags: u32| {
+        let rest = [words(&[1, flags]), longs(&[0]), words(&[1, 0]), b"!".to_vec()];
+        [longs(&[handle, 0]), rest.concat()].concat()
+    };
+    // The guest's kernel says whose writes do.
+    for (flags, left) in [(0, 0o6755), (WRITE_KILL_PRIV, 0o755)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6755)).unwrap();
+        client.send(WRITE, node, &write(flags)).unwrap();
+        assert_eq!(mode(), left);
+    }
+}
+
+#[test]
+fn messages_are_counted_by_their_opcodes() {
+    let folder = folder();
+    let Some(mut client) = Client::mounted(directory(folder.path(), false)) else { return };
+    client.lookup(ROOT, "file");
+    client.lookup(ROOT, "file");
+    assert_eq!(client.send(4711, ROOT, &[]), Err(libc::ENOSYS));
+    let metrics = client.fs.metrics();
+    let counts = [INIT, LOOKUP, OPEN, 4711].map(|opcode| metrics.opcodes.get(opcode));
+    assert_eq!(counts, [1, 2, 0, 1]);
+    let json = serde_json::to_value(&metrics.opcodes).unwrap();
+    assert_eq!(json, serde_json::json!({"0": 1, "1": 2, "26": 1}));
+}

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -37,6 +38,24 @@ pub struct Active {
 }
 
 impl Active {
+    /// Whether the driver offers a request.
+    fn offered(&self) -> Result<bool, RingError> {
+        let mut any = false;
+        for ring in &self.rings {
+            any |= ring.offered()? > 0;
+        }
+        Ok(any)
+    }
+
+    /// Has the driver notify of its next request. `true` if there is one already.
+    fn notify(&mut self) -> Result<bool, RingError> {
+        let mut more = false;
+        for ring in &mut self.rings {
+            more |= ring.enable_notification()?;
+        }
+        Ok(more)
+    }
+
     /// Serves one request; tells whether there was one.
     fn serve_one(&mut self) -> Result<bool, RingError> {
         let Self { rings, memory, interrupt, session } = self;
@@ -50,11 +69,7 @@ impl Active {
                 return Ok(true);
             }
         }
-        let mut more = false;
-        for ring in rings {
-            more |= ring.enable_notification()?;
-        }
-        Ok(more)
+        Ok(false)
     }
 }
 
@@ -159,7 +174,17 @@ impl Shared {
         if let Err(error) = act_for_the_guest() {
             log::warn!("file system device: the guest's users cannot be acted for: {error}");
         }
-        while guard.0.wait() && guard.0.work() {}
+        let mut patience = Patience::new();
+        loop {
+            let since = Instant::now();
+            if !guard.0.wait() {
+                break;
+            }
+            patience.slept(since.elapsed());
+            if !guard.0.work(&mut patience) {
+                break;
+            }
+        }
     }
 
     /// Waits for a notification.
@@ -185,7 +210,7 @@ impl Shared {
     }
 
     /// Serves requests until there are none. `false` if the device has gone.
-    fn work(&self) -> bool {
+    fn work(&self, patience: &mut Patience) -> bool {
         let mut state = lock(&self.state);
         loop {
             while !state.ended && (state.paused || self.waiting.load(Ordering::Acquire) > 0) {
@@ -194,12 +219,28 @@ impl Shared {
             if state.ended {
                 return false;
             }
-            match state.active.as_mut().map(Active::serve_one) {
-                Some(Ok(true)) => {}
-                Some(Ok(false)) | None => return true,
-                Some(Err(error)) => self.stop(&mut state, &error),
+            let Some(active) = state.active.as_mut() else {
+                return true;
+            };
+            match self.advance(active, patience) {
+                Ok(true) => {}
+                Ok(false) => return true,
+                Err(error) => self.stop(&mut state, &error),
             }
         }
+    }
+
+    /// Serves one request, or waits for one as long as there is patience. `false`: the driver will
+    /// notify of the next one.
+    fn advance(&self, active: &mut Active, patience: &mut Patience) -> Result<bool, RingError> {
+        if active.serve_one()? {
+            return Ok(true);
+        }
+        let waited = patience.wait(|| {
+            // Somebody who wants the lock is not to wait for the guest.
+            Ok(active.offered()? || self.waiting.load(Ordering::Acquire) > 0)
+        })?;
+        Ok(waited || active.notify()?)
     }
 
     /// Stops after the driver broke a ring; only a reset helps.
@@ -209,6 +250,58 @@ impl Shared {
             log::warn!("file system device stopped: {error:?}");
         }
         give_up(state);
+    }
+}
+
+/// How long the next request is waited for with open eyes.
+///
+/// Between the requests of a program that does one thing after the other there is less time than it
+/// takes to be notified and woken: an exit of the guest, and a thread's way onto a CPU. How long it
+/// pays is learnt from how long it was slept, as KVM does it for halted CPUs: not at all at first,
+/// longer while requests come shortly after the thread has gone to sleep, and not at all again after
+/// it has slept longer than [`MOST`]. An idle guest costs nothing, and the last request of many [`MOST`]
+/// at most; one that asks again and again within that time keeps up to one CPU of the host busy.
+#[derive(Debug)]
+struct Patience {
+    window: Duration,
+    most: Duration,
+}
+
+/// The longest wait, and the first.
+const MOST: Duration = Duration::from_millis(1);
+const LEAST: Duration = Duration::from_micros(10);
+
+impl Patience {
+    fn new() -> Self {
+        // On an only CPU the guest could not go on meanwhile.
+        let several = std::thread::available_parallelism().is_ok_and(|n| n.get() > 1);
+        Self { window: Duration::ZERO, most: if several { MOST } else { Duration::ZERO } }
+    }
+
+    /// Learns from how long there was no request.
+    fn slept(&mut self, time: Duration) {
+        self.window = if time > self.most {
+            Duration::ZERO
+        } else {
+            (self.window * 2).max(LEAST).min(self.most)
+        };
+    }
+
+    /// Waits until `over`, if that is soon.
+    fn wait<E>(&self, mut over: impl FnMut() -> Result<bool, E>) -> Result<bool, E> {
+        if self.window.is_zero() {
+            return Ok(false);
+        }
+        let begun = Instant::now();
+        loop {
+            if over()? {
+                return Ok(true);
+            }
+            if begun.elapsed() >= self.window {
+                return Ok(false);
+            }
+            std::hint::spin_loop();
+        }
     }
 }
 
@@ -248,4 +341,41 @@ fn act_for_the_guest() -> io::Result<()> {
 fn borrow(event: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is the event's, which is borrowed for as long.
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn over(answer: bool) -> impl FnMut() -> Result<bool, ()> {
+        move || Ok(answer)
+    }
+
+    #[test]
+    fn nothing_is_waited_for_until_requests_come_soon() {
+        let mut patience = Patience { window: Duration::ZERO, most: MOST };
+        // Not even looked at.
+        assert_eq!(patience.wait(|| Err(())), Ok(false));
+        patience.slept(Duration::from_secs(1));
+        assert_eq!(patience.wait(|| Err(())), Ok(false));
+        patience.slept(Duration::from_micros(50));
+        assert_eq!(patience.window, LEAST);
+        for _ in 0..10 {
+            patience.slept(Duration::from_micros(50));
+        }
+        assert_eq!(patience.window, MOST);
+        assert_eq!(patience.wait(over(true)), Ok(true));
+        let begun = Instant::now();
+        assert_eq!(patience.wait(over(false)), Ok(false));
+        assert!(begun.elapsed() >= MOST);
+        patience.slept(MOST * 2);
+        assert!(patience.window.is_zero());
+    }
+
+    #[test]
+    fn on_an_only_cpu_nothing_is_ever_waited_for() {
+        let mut patience = Patience { window: Duration::ZERO, most: Duration::ZERO };
+        patience.slept(Duration::ZERO);
+        assert_eq!(patience.wait(|| Err(())), Ok(false));
+    }
 }

@@ -115,6 +115,7 @@ impl Made {
             vsock: self.vsock.clone(),
             places: self.places.clone().unwrap_or_else(|| Places::new(None, None, None)),
             cgroups: self.cgroups.clone(),
+            failure: None,
         }
     }
 }
@@ -164,8 +165,12 @@ fn create(job: &CreateJob, channel: &Channel, signals: &Signals, mirror: &Mirror
     match keep(job, signals, mirror, tell) {
         Ok(code) => code,
         Err(error) => {
-            // Not heard where the container was created: then its exit code tells.
-            let _ = channel.send(&Answer::Failed { message: chain(&error) });
+            let message = chain(&error);
+            // Where the container was created, nobody hears it now, but may ask for it.
+            if let Ok(folder) = Store::new(&job.root).folder(&job.id) {
+                folder.write_failure(&message);
+            }
+            let _ = channel.send(&Answer::Failed { message });
             super::KEEPER_FAILED
         }
     }

@@ -62,6 +62,9 @@ pub struct Record {
     pub places: Places,
     /// Control groups of the host that were made for it.
     pub cgroups: Vec<PathBuf>,
+    /// Why it ended, where that was not its program's doing.
+    #[serde(skip)]
+    pub failure: Option<String>,
 }
 
 /// The state, as the specification and runc have it.
@@ -79,6 +82,9 @@ pub struct Told<'a> {
     #[serde(skip_serializing_if = "HashMap::is_empty")]
     annotations: &'a HashMap<String, String>,
     owner: &'a str,
+    /// Beyond the specification: why a container ended whose program did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
 }
 
 impl Record {
@@ -104,6 +110,7 @@ impl Record {
             created: self.created,
             annotations: &self.annotations,
             owner,
+            error: self.failure.as_deref(),
         }
     }
 }

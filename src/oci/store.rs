@@ -5,6 +5,7 @@
 //! <root>/<id>/state.json   the record; there once the container is created, replaced as a whole
 //! <root>/<id>/config.json  the bundle's, as it was
 //! <root>/<id>/limits.json  linux.resources as `update` left them; there once it was used
+//! <root>/<id>/failure      why the container ended, where its program did not
 //! <root>/<id>/keeper       locked by the container's keeper as long as it lives
 //! <root>/<id>/cgroup       path of the host's control group that is made for it
 //! ```
@@ -29,6 +30,9 @@ use crate::sandbox::process::Process;
 
 /// Largest `state.json` that is read, in bytes: the annotations of the largest `config.json` fit.
 const RECORD_LIMIT: u64 = 4 << 20;
+
+/// Most of a failure's reason that is told, in bytes.
+const FAILURE_LIMIT: u64 = 16 << 10;
 
 /// Longest id, in bytes: it is a file's name.
 const ID_LIMIT: usize = 255;
@@ -161,6 +165,21 @@ impl Folder {
         }
     }
 
+    /// Keeps why the container has ended. What cannot be kept is missing, no more.
+    pub fn write_failure(&self, reason: &str) {
+        let _ = replace(&self.failure(), reason.as_bytes());
+    }
+
+    fn read_failure(&self) -> Option<String> {
+        let mut bytes = Vec::new();
+        File::open(self.failure()).ok()?.take(FAILURE_LIMIT).read_to_end(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn failure(&self) -> PathBuf {
+        self.path.join("failure")
+    }
+
     /// The keeper that holds its lock, by what it wrote there.
     pub fn keeper_process(&self) -> Option<Process> {
         let pid = fs::read_to_string(self.keeper()).ok()?.parse().ok()?;
@@ -201,6 +220,7 @@ impl Folder {
             .map_err(|source| OciError::Record { id: self.id.clone(), source })?;
         if record.status != Status::Stopped && !self.is_kept() {
             record.status = Status::Stopped;
+            record.failure = self.read_failure();
         }
         Ok(record)
     }
@@ -301,6 +321,7 @@ pub mod testing {
             vsock: "/v".into(),
             places: crate::sandbox::Places::new(None, None, None),
             cgroups: Vec::new(),
+            failure: None,
         }
     }
 }

@@ -55,7 +55,9 @@ fn a_killed_monitor_ends_its_container() {
     let [monitor] = lab.doing("monitor")[..] else { panic!("{:?}", lab.processes()) };
     sigkill(monitor);
     assert_eq!(exit_code(pid), 255);
-    assert_eq!(lab.status("c"), "stopped");
+    let state = lab.state("c");
+    assert_eq!(state["status"], "stopped");
+    assert!(state["error"].as_str().unwrap().contains("monitor"), "{state}");
     lab.output(&["kill", "c"]).fails(1, &["container not running"]);
     nothing_is_left_after_delete(&lab, &group);
 }

@@ -3,9 +3,10 @@
 use crate::needs_sandboxes;
 use crate::support::Ampoule;
 
-/// Counts in memory, a line for each that it is asked for by a file of its own.
-const COUNTER: &str = "n=0; mkfifo /ask; echo ready; while read word < /ask; do n=$((n+1)); \
-                       echo $word $n; done";
+/// Counts in memory, a line for each word that comes by a pipe. It is open for both, so that no writer's
+/// end is the pipe's.
+const COUNTER: &str = "n=0; mkfifo /ask; exec 3<> /ask; echo ready; while read word <&3; do \
+                       n=$((n+1)); echo $word $n; done";
 
 #[test]
 fn clones_go_on_from_where_the_container_was_apart_from_it_and_each_other() {

@@ -12,7 +12,6 @@ use super::signals::{Patience, Signals};
 use super::spec;
 use super::state::Status;
 use super::streams::{Ends, Streams};
-use crate::agent::ClientError;
 use crate::terminal::{self, RawTerminal};
 
 /// Exit code of a process that was killed.
@@ -113,8 +112,7 @@ pub fn keep(running: &mut Running, signals: &Signals, caller: Caller) -> Result<
             (Some(0), None) => {
                 code = Some(match running.take_exit() {
                     Ok(status) => u8::try_from(status.code).unwrap_or(255),
-                    Err(error @ ClientError::Agent(_)) => return Err(error.into()),
-                    // The machine has ended, and with it the process.
+                    // The container, or its machine, has ended, and with it the process.
                     Err(_) => KILLED,
                 });
             }

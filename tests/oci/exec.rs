@@ -110,7 +110,8 @@ fn further_processes_end_with_their_container() {
     let pid = lab.pid("c");
     lab.ok(&["kill", "c", "KILL"]);
     assert_eq!(exit_code(pid), 137);
-    assert_eq!(code(exec.wait().unwrap()), 137);
+    let ended = Finished::of(exec.wait_with_output().unwrap());
+    assert_eq!(ended.code, 137, "{ended:?}");
     lab.ok(&["delete", "c"]);
     assert_eq!(lab.left(), [""; 0]);
 }

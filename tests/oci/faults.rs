@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use crate::lab::{Created, Lab, WAITS, adopt_orphans, await_end, exit_code, until};
 use crate::needs_sandboxes;
-use crate::support::{code, read_until};
+use crate::support::{Finished, code, read_until};
 
 /// A lab whose containers have a control group of the host.
 fn lab() -> (Lab, PathBuf) {
@@ -86,10 +86,9 @@ fn killed_at(
     let mut command = lab.command(["create", "c"]);
     let mut create = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     until(|| come(&lab));
-    if let Some(pid) = victim(&lab, &create) {
-        println!("{moment}: {pid} is killed");
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
+    let pid = victim(&lab, &create).unwrap_or_else(|| panic!("{moment}: {:?}", lab.processes()));
+    println!("{moment}: {pid} is killed");
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     let code = code(create.wait().unwrap());
     println!("{moment}: create ended with {code}");
     nothing_is_left_after_delete(&lab, &group);
@@ -112,14 +111,52 @@ fn a_killed_create_leaves_what_delete_removes() {
     can_be_made_again(killed_at("record", |lab| lab.path("root/c/state.json").exists(), own));
 }
 
+/// The process that was forked off the command, and looks the same.
+fn keeper(lab: &Lab, create: &Child) -> Option<i32> {
+    let others = lab.processes().into_iter().filter(|(_, words)| words.ends_with("create c"));
+    others.map(|(pid, _)| pid).find(|pid| *pid != i32::try_from(create.id()).unwrap())
+}
+
+/// A `create` whose keeper waits for a hook that does not end.
+fn held_up(lab: &Lab) -> Child {
+    let there = lab.text("there");
+    lab.change(|config| {
+        let script = format!("echo > {there}; exec sleep 60");
+        config["hooks"] = serde_json::json!({
+            "createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}],
+        });
+    });
+    let create = lab.spawn(&["create", "c"]);
+    until(|| lab.path("there").exists());
+    create
+}
+
+#[test]
+fn a_keeper_that_is_killed_is_told_of_by_its_create_which_leaves_nothing() {
+    needs_sandboxes!();
+    let (lab, group) = lab();
+    let create = held_up(&lab);
+    assert!(group.exists());
+    sigkill(keeper(&lab, &create).unwrap());
+    let ended = Finished::of(create.wait_with_output().unwrap());
+    ended.fails(1, &["keeper died (exit status 137)"]);
+    assert_eq!(lab.left(), [""; 0]);
+    assert!(!group.exists());
+}
+
+#[test]
+fn a_keeper_that_a_hook_holds_up_is_ended_by_delete() {
+    needs_sandboxes!();
+    let (lab, group) = lab();
+    let mut create = held_up(&lab);
+    create.kill().unwrap();
+    create.wait().unwrap();
+    nothing_is_left_after_delete(&lab, &group);
+}
+
 #[test]
 fn a_keeper_or_monitor_killed_while_it_creates_leaves_what_delete_removes() {
     needs_sandboxes!();
-    // Forked off the command, and looks the same.
-    let keeper = |lab: &Lab, create: &Child| {
-        let others = lab.processes().into_iter().filter(|(_, words)| words.ends_with("create c"));
-        others.map(|(pid, _)| pid).find(|pid| *pid != i32::try_from(create.id()).unwrap())
-    };
     let monitor = |lab: &Lab, _: &Child| lab.doing("monitor").first().copied();
     let group = |lab: &Lab| group(lab).exists();
     killed_at("keeper's cgroup", group, keeper);
@@ -148,9 +185,11 @@ fn a_killed_start_kill_or_delete_can_be_done_again() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    // Nothing holds a lock that nobody lets go of: each is answered.
+    // Nothing holds a lock that nobody lets go of: each is answered, and says what is so.
     let state = lab.output(&["state", "c"]);
-    if state.code == 0 && state.stdout.contains("created") {
+    if state.code != 0 {
+        state.fails(1, &["does not exist"]);
+    } else if state.stdout.contains("\"created\"") {
         lab.ok(&["start", "c"]);
         read_until(&mut created.stdout, "ready\n");
     }

@@ -36,7 +36,11 @@ fn clones_go_on_from_where_the_container_was_apart_from_it_and_each_other() {
     assert_eq!(ask("base", "two"), "ready\none 1\ntwo 2\n");
 
     let identity = "cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id; hostname";
-    let of = |name: &str| ampoule.ok(&["exec", name, "sh", "-c", identity]);
+    let of = |name: &str| {
+        let told = ampoule.output(&["exec", name, "sh", "-c", identity]);
+        assert_eq!(told.code, 0, "{told:?}; {}", ampoule.states());
+        told.stdout
+    };
     let all = ["base", "left", "right"].map(of);
     for (one, other) in [(0, 1), (0, 2), (1, 2)] {
         let differ = |(one, other): (&str, &str)| assert_ne!(one, other);

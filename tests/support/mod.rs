@@ -168,6 +168,15 @@ impl Ampoule {
         left
     }
 
+    /// Every sandbox's state, for whoever asks why a test failed.
+    pub fn states(&self) -> String {
+        let folders = std::fs::read_dir(self.state.path().join("sandboxes"));
+        let states = folders.into_iter().flatten().flatten();
+        states
+            .filter_map(|folder| std::fs::read_to_string(folder.path().join("state.json")).ok())
+            .collect()
+    }
+
     /// The state folder.
     pub fn state(&self) -> &Path {
         self.state.path()

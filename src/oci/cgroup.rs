@@ -57,12 +57,14 @@ pub fn enter(
     Ok(made.pop().filter(|last| *last == path).into_iter().collect())
 }
 
-/// Removes a group once its processes are gone; one that is not there, or has become others', is none
+/// Removes a group with what is left in it; one that is not there, or has become others', is none
 /// of ours.
 pub fn remove(path: &Path) -> Result<(), OciError> {
     if !path.starts_with(ROOT) {
         return Ok(());
     }
+    // What is in it still was a keeper's that was killed: a hook of its caller's, by and large.
+    let _ = fs::write(path.join("cgroup.kill"), "1");
     await_empty(path);
     match fs::remove_dir(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -231,6 +231,21 @@ mod tests {
     }
 
     #[test]
+    fn long_words_of_a_guest_widen_no_other_line() {
+        let long = "x".repeat(100_000);
+        let row = ProcessRow { terminal: long.clone(), command: long.clone(), ..row() };
+        let columns = asked(&["-o", "tty,args,pid"]).unwrap();
+        let rows = vec![row; MOST_ROWS / 64];
+        let described: usize = rows.len() * (2 * long.len() + 16);
+        let pids: Vec<i32> = (0..10_000).collect();
+        let table = text(&columns, &pids, &rows, &now());
+        assert!(table.len() <= described + 1000, "{} bytes", table.len());
+        let rows = vec![ProcessRow { terminal: "y".repeat(200), ..self::row() }; MOST_ROWS];
+        let table = text(&columns, &pids, &rows, &now());
+        assert!(table.len() < (pids.len() + rows.len()) * 400, "{} bytes", table.len());
+    }
+
+    #[test]
     fn times_are_short() {
         assert_eq!([time(59), time(86_400 + 3661)], ["00:00:59", "1-01:01:01"]);
         let day = 86_400_000;

@@ -25,6 +25,10 @@ pub fn print(text: &str) -> Result<ExitCode, OciError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Letters that a column is wide at most; what is longer goes beyond it. Whoever tells long words
+/// widens no other line.
+const WIDEST: usize = 128;
+
 /// Columns under each other, those of these numbers to the right; the last one as it is.
 pub fn align<const N: usize>(lines: &[[String; N]], right: &[usize]) -> String {
     align_all(&lines.iter().map(<[String; N]>::as_slice).collect::<Vec<_>>(), right)
@@ -36,7 +40,8 @@ pub fn align_all(lines: &[&[String]], right: &[usize]) -> String {
     let width = |column: usize| {
         lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max()
     };
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let widths: Vec<usize> =
+        (0..columns).map(|column| width(column).unwrap_or(0).min(WIDEST)).collect();
     let mut text = String::new();
     for line in lines {
         for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {

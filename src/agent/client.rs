@@ -8,12 +8,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use ampoule_protocol::frame::{self, FrameError};
-use ampoule_protocol::message::{AgentError, Event, ExitStatus, Hello, Reply, Request};
+use ampoule_protocol::message::{AgentError, ExitStatus, Hello, Reply, Request};
 use ampoule_protocol::{RPC_PORT, VERSION};
 use nix::sys::socket::{MsgFlags, recv};
 
 use super::connect::{Asked, ConnectError, ask};
 use super::deadline::Timed;
+use super::events::Events;
+use super::words::cut;
 
 /// How long an exchange with an agent may take, but for the wait for a process's end. Generous: a
 /// container's set-up on a busy host with emulated hardware takes seconds.
@@ -73,15 +75,9 @@ impl Client {
         Ok(opening)
     }
 
-    /// The ready connection of an agent, which carries events.
-    pub(super) fn of_events(socket: UnixStream, time: Duration) -> Self {
-        Self { socket, time }
-    }
-
-    /// Takes the next event, on a connection that carries them. Blocks: wait for [`Client::as_fd`]
-    /// first.
-    pub fn event(&mut self) -> Result<Event, ClientError> {
-        self.read()
+    /// The same connection, on which the agent was asked for its events.
+    pub fn into_events(self) -> Events {
+        Events::new(self.socket)
     }
 
     /// Sends a request without waiting for its reply.
@@ -92,7 +88,9 @@ impl Client {
     /// Takes the next reply; an error of the agent is [`ClientError::Agent`].
     pub fn receive(&mut self) -> Result<Reply, ClientError> {
         match self.read()? {
-            Reply::Error(error) => Err(error.into()),
+            Reply::Error(AgentError { kind, message }) => {
+                Err(AgentError { kind, message: cut(message) }.into())
+            }
             reply => Ok(reply),
         }
     }

@@ -12,10 +12,11 @@ use ampoule_protocol::frame;
 use ampoule_protocol::message::Hello;
 use ampoule_protocol::{READY_PORT, VERSION};
 
-use super::client::{Client, ClientError};
+use super::client::ClientError;
 use super::deadline::Timed;
+use super::events::Events;
 
-/// How long the agent may take for a message that it has begun.
+/// How long the agent may take for its hello.
 const HELLO_TIME: Duration = Duration::from_secs(30);
 
 /// Listens for an agent's connection.
@@ -25,13 +26,13 @@ pub struct ReadyListener {
     path: PathBuf,
 }
 
-/// A ready agent; the connection lasts as long as the guest, or until it becomes a template.
+/// A ready agent.
 #[derive(Debug)]
 pub struct Ready {
     /// What the agent said of its start.
     pub hello: Hello,
     /// The connection that it said it on.
-    pub events: Client,
+    pub events: Events,
 }
 
 impl ReadyListener {
@@ -59,7 +60,7 @@ impl ReadyListener {
             return Err(ClientError::Version(hello.version));
         }
         fs::remove_file(&self.path).map_err(ClientError::Socket)?;
-        Ok(Ready { hello, events: Client::of_events(socket, HELLO_TIME) })
+        Ok(Ready { hello, events: Events::new(socket) })
     }
 }
 

@@ -23,7 +23,7 @@ use super::record::{Record, Status};
 use super::store::Store;
 use super::translate::{self, Translated};
 use super::{cgroup, console};
-use crate::agent::Client;
+use crate::agent::Events;
 use crate::monitor::channel::Channel;
 use crate::report::chain;
 use crate::sandbox::container::{self, Running, Then};
@@ -263,7 +263,7 @@ fn begin(
     translated: &Translated,
     signals: &Signals,
     warnings: &mut Vec<String>,
-) -> Result<(Machine, Running, Option<Client>), OciError> {
+) -> Result<(Machine, Running, Option<Events>), OciError> {
     let templates = Templates::new(job.places.templates());
     let template = match templates.get(&translated.shape) {
         Ok(template) => Some(template),
@@ -290,7 +290,7 @@ fn begin_with(
     translated: &Translated,
     template: Option<&Template>,
     signals: &Signals,
-) -> Result<(Machine, Running, Option<Client>), SandboxError> {
+) -> Result<(Machine, Running, Option<Events>), SandboxError> {
     let backing = Backing { export: Some(translated.export.clone()), ..Backing::default() };
     let (mut machine, launched) =
         Machine::start(&job.places, &translated.shape, backing, template)?;

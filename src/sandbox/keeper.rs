@@ -20,7 +20,7 @@ use super::streams::Ends;
 use super::template::{Template, Templates};
 use super::timings::Timings;
 use super::wake::wake;
-use crate::agent::{Client, EXCHANGE_TIME};
+use crate::agent::{Client, EXCHANGE_TIME, Events};
 use crate::clock::now_us;
 use crate::image::Image;
 use crate::report::chain;
@@ -139,7 +139,7 @@ struct Begun {
     sandbox: Sandbox,
     running: Running,
     /// What carries the agent's events; a restored guest's is still to be opened.
-    events: Option<Client>,
+    events: Option<Events>,
     raw: Option<RawTerminal>,
 }
 
@@ -218,11 +218,11 @@ fn warn(what: &str, error: &SandboxError) {
 }
 
 /// Has a restored guest's agent tell its events. The container runs already: nobody waits for this.
-fn open_events(sandbox: &mut Sandbox) -> Result<Client, SandboxError> {
+fn open_events(sandbox: &mut Sandbox) -> Result<Events, SandboxError> {
     let open = || {
         let mut opening = Client::begin(&sandbox.machine.vsock(), EXCHANGE_TIME)?;
         opening.send(&Request::Events)?;
-        opening.finish()
+        opening.finish().map(Client::into_events)
     };
     open().map_err(|error| sandbox.machine.guest.or_its_death(error))
 }
@@ -258,7 +258,7 @@ fn finish(
 fn keep(
     sandbox: &mut Sandbox,
     running: &mut Running,
-    agent: &mut Client,
+    agent: &mut Events,
     signals: &Signals,
 ) -> Result<ExitStatus, SandboxError> {
     let mut patience = Patience::default();
@@ -290,9 +290,10 @@ fn keep(
                     return Err(death);
                 }
             }
-            _ => match agent.event() {
-                Ok(Event::OutOfMemory { .. }) => sandbox.state.oom_killed = true,
-                Ok(Event::Fatal { message }) => {
+            _ => match agent.next() {
+                Ok(None) => {}
+                Ok(Some(Event::OutOfMemory { .. })) => sandbox.state.oom_killed = true,
+                Ok(Some(Event::Fatal { message })) => {
                     return Err(SandboxError::Died { reason: message, console: String::new() });
                 }
                 // Its end is the guest's, of which the monitor tells more.

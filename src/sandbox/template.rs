@@ -475,9 +475,9 @@ fn rehearse(client: &mut Client) -> Result<(), SandboxError> {
     }
 }
 
-/// Waits until the agent has closed its connection.
-fn await_end(ready: &Client) -> Result<(), SandboxError> {
-    let mut fds = [PollFd::new(ready.as_fd(), PollFlags::POLLIN)];
+/// Waits until the agent has closed this connection.
+fn await_end(connection: &impl AsFd) -> Result<(), SandboxError> {
+    let mut fds = [PollFd::new(connection.as_fd(), PollFlags::POLLIN)];
     let patience = PollTimeout::try_from(LET_GO_TIME).unwrap_or(PollTimeout::MAX);
     match wait(&mut fds, patience)? {
         Some(_) => Ok(()),

@@ -174,7 +174,7 @@ fn tail(console: &str) -> String {
 
 /// Every vsock connection and disk is a descriptor; the usual soft limit is below what the guest is
 /// allowed.
-fn raise_descriptor_limit() {
+pub fn raise_descriptor_limit() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(DESCRIPTORS), hard);
     }

@@ -308,9 +308,11 @@ fn begin_with(
     let create = request(job, translated, &ends);
     let starting = container::start(&vsock, create, wake, Then::Wait)
         .map_err(|error| machine.guest.or_its_death(error))?;
-    machine.guest.await_guest(starting.as_fd(), Some(signals))?;
-    let running =
-        starting.finish(&ends, || {}).map_err(|error| machine.guest.or_its_death(error))?;
+    let guest = &mut machine.guest;
+    guest.await_guest(starting.as_fd(), Some(signals))?;
+    let running = starting
+        .finish(&ends, || {}, |fd| guest.await_guest(fd, Some(signals)))
+        .map_err(|error| guest.or_its_death(error))?;
     if let Some(template) = template.filter(|template| template.touched.is_none()) {
         machine.guest.add_touched(template)?;
     }

@@ -146,22 +146,32 @@ pub fn fresh_name(kind: &str) -> Result<String, SandboxError> {
 
 impl Starting {
     /// Waits until the process is as far as was asked for; `woken` is called when the guest is awake.
-    pub fn finish(self, ends: &Ends, woken: impl FnOnce()) -> Result<Running, SandboxError> {
+    /// Each answer is waited for by `answered`, which may give up: an agent that does not answer does
+    /// not keep its keeper from anything.
+    pub fn finish(
+        self,
+        ends: &Ends,
+        woken: impl FnOnce(),
+        mut answered: impl FnMut(BorrowedFd<'_>) -> Result<(), SandboxError>,
+    ) -> Result<Running, SandboxError> {
         let Self { id, has_terminal, vsock, stdio, opening, wakes, goes_on, then } = self;
         let mut wait = opening.finish()?;
         if wakes {
+            answered(wait.as_fd())?;
             wait.receive_done()?;
             woken();
         }
         // The agent takes streams before and after their request: they are connected while it makes
         // the container.
         let streams = Streams::attach(&vsock, &stdio, ends)?;
+        answered(wait.as_fd())?;
         if goes_on {
             wait.receive_done()?;
         } else {
             wait.receive_created()?;
         }
         if then == Then::Start {
+            answered(wait.as_fd())?;
             wait.receive_done()?;
         }
         Ok(Running { id, has_terminal, vsock, wait, side: None, streams })

@@ -187,11 +187,12 @@ fn arrive(
     ends: &Ends,
     signals: &Signals,
 ) -> Result<Running, SandboxError> {
-    sandbox.machine.guest.await_guest(starting.as_fd(), Some(signals))?;
-    let mut woken_us = sandbox.machine.guest.timings.ready_us;
+    let guest = &mut sandbox.machine.guest;
+    guest.await_guest(starting.as_fd(), Some(signals))?;
+    let mut woken_us = guest.timings.ready_us;
     let running = starting
-        .finish(ends, || woken_us = now_us())
-        .map_err(|error| sandbox.machine.guest.or_its_death(error))?;
+        .finish(ends, || woken_us = now_us(), |fd| guest.await_guest(fd, Some(signals)))
+        .map_err(|error| guest.or_its_death(error))?;
     sandbox.machine.guest.timings.ready_us = woken_us;
     sandbox.machine.guest.timings.started_us = now_us();
     Ok(running)

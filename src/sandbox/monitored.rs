@@ -11,7 +11,7 @@ use super::error::SandboxError;
 use super::signals::{self, Signals};
 use super::template::Template;
 use super::timings::Timings;
-use crate::agent::{Ready, ReadyListener};
+use crate::agent::{ClientError, Ready, ReadyListener};
 use crate::clock::now_us;
 use crate::monitor::control::{Cause, MonitorConfig, MonitorEvent, MonitorRequest, Start};
 use crate::monitor::server;
@@ -147,8 +147,13 @@ impl Monitored {
     /// The death of the guest, where that is what lies behind a failed conversation with it.
     pub fn or_its_death(&mut self, error: impl Into<SandboxError>) -> SandboxError {
         let error = error.into();
-        // Only a broken conversation: what the agent answered stands.
-        if matches!(&error, SandboxError::Agent(crate::agent::ClientError::Agent(_))) {
+        // Only a broken conversation: what the agent answered stands, as does whatever else it was.
+        let broken = match &error {
+            SandboxError::Agent(error) => !matches!(error, ClientError::Agent(_)),
+            SandboxError::Streams(_) => true,
+            _ => false,
+        };
+        if !broken {
             return error;
         }
         loop {

@@ -14,6 +14,7 @@ use nix::sys::socket::SockType;
 
 use crate::cli::Failure;
 use crate::clock::now_us;
+use crate::monitor::process::raise_descriptor_limit;
 use crate::monitor::server::Server;
 use crate::socket_file::{SocketFile, SocketFileError};
 use crate::terminal::RawTerminal;
@@ -43,6 +44,7 @@ impl Attendance {
     /// thread but this sees the signals.
     pub fn new(control: Option<&Path>) -> Result<Self, Failure> {
         let entered_us = now_us();
+        raise_descriptor_limit();
         let signals = block_signals()?;
         let listen = |path| SocketFile::listen(path, SockType::SeqPacket);
         let control = control.map(listen).transpose().map_err(WaitError::Control)?;

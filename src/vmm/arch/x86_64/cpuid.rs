@@ -4,6 +4,8 @@
 //! Left out of what KVM offers:
 //! * the performance monitoring unit: nobody in a sandbox profiles the host, and the guest's kernel
 //!   probes it at every start;
+//! * virtual machines inside the guest (VMX, SVM): KVM's code for them is large, takes what the guest
+//!   writes for its word, and nobody in a sandbox needs it;
 //! * asynchronous page faults: a guest restored from a snapshot can wait for one that the old
 //!   host process took along.
 
@@ -22,17 +24,20 @@ const EXTENDED_FEATURES: u32 = 0x8000_0001;
 /// The processor's name.
 const BRAND: std::ops::RangeInclusive<u32> = 0x8000_0002..=0x8000_0004;
 const EXTENDED_SIZES: u32 = 0x8000_0008;
+const SVM_FEATURES: u32 = 0x8000_000a;
 const AMD_CACHES: u32 = 0x8000_001d;
 const AMD_TOPOLOGY: u32 = 0x8000_001e;
 const AMD_PERFORMANCE_MONITORING: u32 = 0x8000_0022;
 const AMD_TOPOLOGY_V2: u32 = 0x8000_0026;
 
 /// FEATURES, ecx.
+const VMX: u32 = 1 << 5;
 const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
 /// FEATURES, edx: the package holds more than one logical processor.
 const MULTIPLE: u32 = 1 << 28;
 /// EXTENDED_FEATURES, ecx.
+const SVM: u32 = 1 << 2;
 const CORES_NOT_THREADS: u32 = 1 << 1;
 const AMD_CORE_COUNTERS: u32 = 1 << 23;
 /// KVM_FEATURES, eax: ASYNC_PF, ASYNC_PF_VMEXIT, ASYNC_PF_INT.
@@ -135,17 +140,19 @@ fn patch(entry: &mut kvm_cpuid_entry2, vcpus: u8, amd: bool, tsc_deadline: bool)
     match entry.function {
         FEATURES => {
             entry.ecx |= HYPERVISOR;
+            set(&mut entry.ecx, VMX, false);
             set(&mut entry.ecx, TSC_DEADLINE, tsc_deadline);
             // The highest byte is the id of the processor that KVM was asked on.
             entry.ebx = (entry.ebx & 0x0000_ffff) | (ids << 16);
             set(&mut entry.edx, MULTIPLE, vcpus > 1);
         }
         CACHES => entry.eax = (shared(entry.eax, ids) & 0x03ff_ffff) | ((ids - 1) << 26),
-        PERFORMANCE_MONITORING | AMD_PERFORMANCE_MONITORING => {
+        PERFORMANCE_MONITORING | AMD_PERFORMANCE_MONITORING | SVM_FEATURES => {
             (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
         }
         KVM_FEATURES => entry.eax &= !ASYNC_PAGE_FAULTS,
         EXTENDED_FEATURES if amd => {
+            set(&mut entry.ecx, SVM, false);
             set(&mut entry.ecx, CORES_NOT_THREADS, vcpus > 1);
             set(&mut entry.ecx, AMD_CORE_COUNTERS, false);
         }
@@ -259,6 +266,19 @@ mod tests {
         assert_eq!(get(&cpuid, KVM_FEATURES, 0).eax & ASYNC_PAGE_FAULTS, 0);
         assert_eq!(get(&cpuid, FEATURES, 0).ecx & TSC_DEADLINE, 0);
         assert!(cpuid.as_slice().iter().all(|e| e.function != AMD_TOPOLOGY_V2));
+    }
+
+    #[test]
+    fn there_are_no_virtual_machines_in_the_guest() {
+        let mut supported = amd();
+        for entry in &mut supported {
+            entry.ecx = if matches!(entry.function, VENDOR) { entry.ecx } else { u32::MAX };
+        }
+        supported.push(entry(SVM_FEATURES, 1));
+        let cpuid = Cpuid::new(&supported, 1, true).of_vcpu(0).unwrap();
+        assert_eq!(get(&cpuid, FEATURES, 0).ecx & VMX, 0);
+        assert_eq!(get(&cpuid, EXTENDED_FEATURES, 0).ecx & SVM, 0);
+        assert_eq!(get(&cpuid, SVM_FEATURES, 0).eax, 0);
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Events {
     ///
     /// # Errors
     /// The connection has ended, or carries something else.
-    pub fn next(&mut self) -> Result<Option<Event>, ClientError> {
+    pub fn event(&mut self) -> Result<Option<Event>, ClientError> {
         self.take().map_err(ClientError::Frame)
     }
 
@@ -107,19 +107,19 @@ mod tests {
         let (mut events, mut agent) = pair();
         let event = Event::OutOfMemory { container: "c".into() };
         let frame = frame::encode(&event).unwrap();
-        assert_eq!(events.next().unwrap(), None);
+        assert_eq!(events.event().unwrap(), None);
         for byte in &frame {
-            assert_eq!(events.next().unwrap(), None);
+            assert_eq!(events.event().unwrap(), None);
             agent.write_all(&[*byte]).unwrap();
         }
-        assert_eq!(events.next().unwrap(), Some(event.clone()));
+        assert_eq!(events.event().unwrap(), Some(event.clone()));
         agent.write_all(&[frame.clone(), frame].concat()).unwrap();
         for _ in 0..2 {
-            assert_eq!(events.next().unwrap(), Some(event.clone()));
+            assert_eq!(events.event().unwrap(), Some(event.clone()));
         }
-        assert_eq!(events.next().unwrap(), None);
+        assert_eq!(events.event().unwrap(), None);
         drop(agent);
-        assert!(matches!(events.next(), Err(ClientError::Frame(FrameError::Closed))));
+        assert!(matches!(events.event(), Err(ClientError::Frame(FrameError::Closed))));
     }
 
     #[test]
@@ -128,12 +128,12 @@ mod tests {
         for bytes in cases {
             let (mut events, mut agent) = pair();
             agent.write_all(bytes).unwrap();
-            assert!(events.next().is_err(), "{bytes:?}");
+            assert!(events.event().is_err(), "{bytes:?}");
         }
         let (mut events, mut agent) = pair();
         agent.write_all(&[9, 0, 0, 0, b'{']).unwrap();
         drop(agent);
-        assert!(events.next().is_err());
+        assert!(events.event().is_err());
     }
 
     #[test]
@@ -141,7 +141,7 @@ mod tests {
         let (mut events, mut agent) = pair();
         let message = "x".repeat(LIMIT * 8);
         agent.write_all(&frame::encode(&Event::Fatal { message }).unwrap()).unwrap();
-        let Some(Event::Fatal { message }) = events.next().unwrap() else { panic!("no event") };
+        let Some(Event::Fatal { message }) = events.event().unwrap() else { panic!("no event") };
         assert!(message.len() < LIMIT * 2);
     }
 }

@@ -291,7 +291,7 @@ fn keep(
                     return Err(death);
                 }
             }
-            _ => match agent.next() {
+            _ => match agent.event() {
                 Ok(None) => {}
                 Ok(Some(Event::OutOfMemory { .. })) => sandbox.state.oom_killed = true,
                 Ok(Some(Event::Fatal { message })) => {

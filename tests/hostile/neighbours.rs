@@ -5,7 +5,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
-use crate::guest::{Guest, reap};
+use crate::guest::Guest;
 use crate::needs_sandboxes;
 use crate::support::{Ampoule, BIN, Finished, code, signal};
 
@@ -38,7 +38,7 @@ fn a_sandbox_beside_a_storm_does_its_work() {
     for machine in &mut machines {
         assert!(machine.try_wait().unwrap().is_none(), "a storm ended before its neighbour");
         signal(machine, Signal::SIGTERM);
-        assert_eq!(code(reap(machine).0), 143);
+        assert_eq!(code(machine.wait().unwrap()), 143);
     }
 }
 
@@ -66,12 +66,12 @@ fn a_storm_is_paused_and_written_down() {
         verb("resume", &[]);
     }
     signal(&machine, Signal::SIGTERM);
-    assert_eq!(code(reap(&machine).0), 143);
+    assert_eq!(code(machine.wait().unwrap()), 143);
 
     let mut command = Command::new(BIN);
     command.args(["vm", "restore", "snapshot", "--disk", "disk", "--disk", "read-only,ro"]);
     command.args(["--vsock", "again", "--control", "control"]).current_dir(storm.path(""));
-    let machine = command.spawn().unwrap();
+    let mut machine = command.spawn().unwrap();
     // It answers once it runs.
     while !storm.path("control").exists() {
         std::thread::yield_now();
@@ -79,5 +79,5 @@ fn a_storm_is_paused_and_written_down() {
     verb("pause", &[]);
     verb("resume", &[]);
     signal(&machine, Signal::SIGTERM);
-    assert_eq!(code(reap(&machine).0), 143);
+    assert_eq!(code(machine.wait().unwrap()), 143);
 }

@@ -6,6 +6,10 @@ use std::process::ExitCode;
 use super::OciError;
 use super::error::host;
 
+/// Widest column, in characters: beyond it a cell pushes what is behind it aside. A guest's text would
+/// else be repeated as blanks in every line, and more than 65,535 of them cannot be formatted.
+const WIDEST: usize = 256;
+
 /// Form of what is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -36,7 +40,8 @@ pub fn align_all(lines: &[&[String]], right: &[usize]) -> String {
     let width = |column: usize| {
         lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max()
     };
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let widths: Vec<usize> =
+        (0..columns).map(|column| width(column).unwrap_or(0).min(WIDEST)).collect();
     let mut text = String::new();
     for line in lines {
         for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
@@ -71,6 +76,15 @@ mod tests {
         let lines = [line(["PID", "TTY", "CMD"]), line(["12345", "?", "sh -c x"])];
         assert_eq!(align(&lines, &[0]), "  PID  TTY  CMD\n12345  ?    sh -c x\n");
         assert_eq!(align::<3>(&[], &[]), "");
+    }
+
+    #[test]
+    fn a_long_cell_makes_its_own_line_long_and_no_other() {
+        let long = ["1".into(), "x".repeat(100_000), "z".into()];
+        let short = ["2".to_owned(), "y".to_owned(), "z".to_owned()];
+        let text = align(&[long, short], &[0]);
+        let lens: Vec<usize> = text.lines().map(str::len).collect();
+        assert_eq!(lens, [1 + 2 + 100_000 + 2 + 1, 1 + 2 + WIDEST + 2 + 1]);
     }
 
     #[test]

@@ -205,6 +205,10 @@ def fs():
     ask(p, 1, 1, b"folder\0")
     ask(p, 9, 1, struct.pack("<II", 0o755, 0) + b"new\0")
     ask(p, 42, 0, struct.pack("<II", 1, 0) + struct.pack("<QQ", 2, 1))
+    every = mounted()
+    for opcode in range(3, 53):
+        every.send(1, message(opcode, 1, struct.pack("<QQQQQ", 1, 0, 64, 1, 5) + b"name\0other\0"), every.take(200))
+    yield "every-opcode", every.settle().bytes
     yield "read-only", ask(p, 38, 0, b"").restore().settle().bytes
 
 

@@ -45,8 +45,10 @@ fn parts(input: &[u8]) -> Vec<Vec<u8>> {
 fn write(folder: &Path, parts: &[Vec<u8>]) -> std::io::Result<()> {
     let blobs = folder.join("blobs/sha256");
     std::fs::create_dir_all(&blobs)?;
-    for part in parts {
+    for (number, part) in parts.iter().enumerate() {
         std::fs::write(blobs.join(Digest::of(part).hex()), part)?;
+        // The classic layout has names of its own.
+        std::fs::write(folder.join(number.to_string()), part)?;
     }
     let index = parts.first().map_or(&[][..], Vec::as_slice);
     // The classic layout where it is a list.

@@ -37,7 +37,7 @@ fuzz_target!(|input: &[u8]| {
             while let Ok(Some(_)) = log::read_entry(&mut log) {}
         }
         _ => {
-            place("0123456789abcdef/about.json");
+            place("0123456789abcdef/template.json");
             let _ = Templates::new(folder.path().to_owned()).list();
         }
     }

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use ampoule_protocol::message::Reply;
 use oci_spec::runtime::Process;
 
 use super::translate::{self, Translated};
-use super::{OciError, bundle, record::Record, update};
+use super::{OciError, bundle, ps, record::Record, stats::Event, update};
 
 /// A container's `config.json`, divided between host and guest. Paths are looked at as they are.
 pub fn config(file: &Path, bundle: &Path) -> Result<Translated, OciError> {
@@ -28,4 +29,13 @@ pub fn resources(file: &str, before: &Path) -> Result<(), OciError> {
 pub fn record(bytes: &[u8]) -> serde_json::Result<()> {
     let record: Record = serde_json::from_slice(bytes)?;
     serde_json::to_vec(&record.told()).map(drop)
+}
+
+/// What is printed of an agent's reply.
+pub fn printed(reply: Reply) -> String {
+    match reply {
+        Reply::Processes { pids, table } => ps::fuzzing(&pids, &table),
+        Reply::Stats(stats) => serde_json::to_string(&Event::stats("c", *stats)).expect("JSON"),
+        _ => String::new(),
+    }
 }

@@ -21,6 +21,8 @@ mod events;
 mod exec;
 mod face;
 mod features;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guest;
 mod hooks;
 mod keeper;

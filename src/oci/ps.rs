@@ -136,13 +136,15 @@ fn text(
 ) -> String {
     let mut lines: Vec<Vec<String>> =
         vec![columns.iter().map(|(_, heading)| (*heading).to_owned()).collect()];
+    let rows = rows.get(..MOST_ROWS).unwrap_or(rows);
     lines.extend(
         rows.iter().map(|row| columns.iter().map(|(column, _)| cell(*column, row, now)).collect()),
     );
     // Those that the guest does not describe, because they are too many.
     let is_described = rows.iter().map(|row| row.pid).collect::<std::collections::HashSet<_>>();
     let is_cut = pids.len() > rows.len() && rows.len() >= MOST_ROWS;
-    lines.extend(pids.iter().filter(|pid| is_cut && !is_described.contains(pid)).map(|pid| {
+    let others = pids.iter().filter(|pid| is_cut && !is_described.contains(pid));
+    lines.extend(others.take(MOST_PIDS).map(|pid| {
         let cell =
             |column: &Column| if *column == Column::Pid { pid.to_string() } else { "?".into() };
         columns.iter().map(|(column, _)| cell(column)).collect()
@@ -155,8 +157,19 @@ fn text(
     table::align_all(&lines.iter().map(Vec::as_slice).collect::<Vec<_>>(), &right)
 }
 
-/// Processes that an agent describes at most.
+/// Processes that an agent describes at most: what a guest tells beyond them is not shown.
 const MOST_ROWS: usize = 4096;
+
+/// Processes beside them that are listed: as many pids as Linux gives out by default.
+const MOST_PIDS: usize = 32_768;
+
+/// The table that a reply becomes.
+#[cfg(fuzzing)]
+pub fn fuzzing(pids: &[i32], rows: &[ProcessRow]) -> String {
+    let columns = [(Column::Command, "CMD"), (Column::Terminal, "TTY"), (Column::Started, "STIME")];
+    text(&FULL, pids, rows, &ZonedDateTime::now())
+        + &text(&columns, pids, rows, &ZonedDateTime::now())
+}
 
 fn cell(column: Column, row: &ProcessRow, now: &ZonedDateTime) -> String {
     match column {
@@ -243,6 +256,13 @@ mod tests {
         let rows = vec![ProcessRow { terminal: "y".repeat(200), ..self::row() }; MOST_ROWS];
         let table = text(&columns, &pids, &rows, &now());
         assert!(table.len() < (pids.len() + rows.len()) * 400, "{} bytes", table.len());
+    }
+
+    #[test]
+    fn a_guest_does_not_decide_how_long_the_list_is() {
+        let pids: Vec<i32> = (100..100_000).collect();
+        let text = text(&FULL, &pids, &vec![row(); 2 * MOST_ROWS], &now());
+        assert_eq!(text.lines().count(), 1 + MOST_ROWS + MOST_PIDS);
     }
 
     #[test]

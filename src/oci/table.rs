@@ -27,7 +27,7 @@ pub fn print(text: &str) -> Result<ExitCode, OciError> {
 
 /// Letters that a column is wide at most; what is longer goes beyond it. Whoever tells long words
 /// widens no other line.
-const WIDEST: usize = 128;
+const WIDEST: usize = 256;
 
 /// Columns under each other, those of these numbers to the right; the last one as it is.
 pub fn align<const N: usize>(lines: &[[String; N]], right: &[usize]) -> String {
@@ -76,6 +76,15 @@ mod tests {
         let lines = [line(["PID", "TTY", "CMD"]), line(["12345", "?", "sh -c x"])];
         assert_eq!(align(&lines, &[0]), "  PID  TTY  CMD\n12345  ?    sh -c x\n");
         assert_eq!(align::<3>(&[], &[]), "");
+    }
+
+    #[test]
+    fn a_long_cell_makes_its_own_line_long_and_no_other() {
+        let long = ["1".into(), "x".repeat(100_000), "z".into()];
+        let short = ["2".to_owned(), "y".to_owned(), "z".to_owned()];
+        let text = align(&[long, short], &[0]);
+        let lens: Vec<usize> = text.lines().map(str::len).collect();
+        assert_eq!(lens, [1 + 2 + 100_000 + 2 + 1, 1 + 2 + WIDEST + 2 + 1]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub const DEFAULT_PERIOD: u64 = 100_000;
 const GUEST_DEVICES: [&str; 6] =
     ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
-/// Most processors that a list may name.
+/// Most processors that a list may name, those that it names twice included.
 const MAX_LISTED: usize = 4096;
 
 /// Why a container cannot be had.
@@ -310,14 +310,15 @@ fn listed(list: &str) -> Option<Vec<usize>> {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last) =
             (first.trim().parse::<usize>().ok()?, last.trim().parse::<usize>().ok()?);
-        if last < first || last - first >= MAX_LISTED {
+        // Before they are held: a list has as many parts as fit into its file.
+        if last < first || last - first >= MAX_LISTED - all.len() {
             return None;
         }
         all.extend(first..=last);
     }
     all.sort_unstable();
     all.dedup();
-    (all.len() <= MAX_LISTED).then_some(all)
+    Some(all)
 }
 
 /// What names things of the host means others in the guest, or nothing.
@@ -430,6 +431,16 @@ mod tests {
         assert!(shape(json!({}), json!({CPUS_ANNOTATION: "-1"})).is_err());
         assert!(shape(json!({"cpu": {"cpus": "3-1"}}), json!({})).is_err());
         assert!(shape(json!({"cpu": {"cpus": "0-99999999999"}}), json!({})).is_err());
+    }
+
+    #[test]
+    fn a_list_that_names_processors_again_and_again_is_refused() {
+        assert_eq!(listed("0-4095").map(|all| all.len()), Some(4096));
+        assert_eq!(listed("5,0-2,1"), Some(vec![0, 1, 2, 5]));
+        assert_eq!(listed("0-4096"), None);
+        // A config.json has room for a few hundred thousand of these.
+        assert_eq!(listed("0-4095,0-4095"), None);
+        assert_eq!(listed("0-4095,7"), None);
     }
 
     #[test]

@@ -137,6 +137,20 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, OciError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What the limits of `file` would change of those of a container.
+#[cfg(fuzzing)]
+pub fn fuzzing(file: &str, spec: &oci_spec::runtime::Spec) -> Result<(), OciError> {
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+    let command: Command = clap::Parser::parse_from(["update", "--resources", file, "id"]);
+    let (shape, _) = translate::size(spec)?;
+    let before = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+    Change::new(&before.unwrap_or_default(), read(file)?, &shape, &command.args).map(drop)
+}
+
 fn read(path: &str) -> Result<Value, OciError> {
     let from = if path == "-" { Path::new("/dev/stdin") } else { Path::new(path) };
     let mut bytes = Vec::new();

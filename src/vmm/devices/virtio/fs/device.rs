@@ -39,8 +39,8 @@ pub struct Fs {
     root: Option<Arc<OwnedFd>>,
     /// Names of what was put together to be the root.
     shares: Vec<String>,
-    queue_events: [EventFd; 2],
-    worker: Worker,
+    pub(super) queue_events: [EventFd; 2],
+    pub(super) worker: Worker,
     metrics: Arc<FsMetrics>,
 }
 

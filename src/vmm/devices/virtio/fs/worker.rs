@@ -117,12 +117,30 @@ impl Worker {
     /// Lets it work on these queues.
     pub fn activate(&mut self, active: Active) -> io::Result<()> {
         self.with(|state| state.active = Some(active));
-        if self.thread.is_none() {
+        // Fuzz targets serve on their own thread: what they do is to be the same each time.
+        if self.thread.is_none() && !cfg!(fuzzing) {
             let shared = Arc::clone(&self.shared);
             self.thread = Some(Builder::new().name("fs".into()).spawn(move || shared.run())?);
         }
         // Requests that were there before DRIVER_OK were notified of to nobody.
         self.shared.wake.write(1)
+    }
+
+    /// Serves all that is offered, on the calling thread.
+    #[cfg(fuzzing)]
+    pub fn serve(&self) {
+        static PREPARED: std::sync::Once = std::sync::Once::new();
+        PREPARED.call_once(|| act_for_the_guest().expect("the right to act for others"));
+        for event in self.shared.events.iter().chain([&self.shared.wake]) {
+            let _ = event.read();
+        }
+        self.shared.work(&mut Patience { window: Duration::ZERO, most: Duration::ZERO });
+    }
+
+    /// The eventfd that an activation writes.
+    #[cfg(fuzzing)]
+    pub fn wake(&self) -> &EventFd {
+        &self.shared.wake
     }
 
     /// Takes the queues away.

@@ -78,6 +78,18 @@ impl Net {
         })
     }
 
+    /// A device whose frames go to a socket that keeps packets apart: for fuzz targets, which have no
+    /// interface.
+    ///
+    /// # Errors
+    /// The host is out of eventfds.
+    #[cfg(fuzzing)]
+    pub fn on_socket(socket: std::os::fd::OwnedFd) -> Result<Self, NetError> {
+        let mut net = Self::new(&NetConfig { tap: None, mac: Some([2, 0, 0, 0, 0, 7]) })?;
+        net.tap = Some(Tap::of_socket(socket));
+        Ok(net)
+    }
+
     /// What the device counts.
     pub fn metrics(&self) -> Arc<NetMetrics> {
         Arc::clone(&self.metrics)

@@ -33,4 +33,6 @@ mod token;
 
 pub use device::Vsock;
 pub use error::VsockError;
+#[cfg(fuzzing)]
+pub use handshake::{Handshake, parse as parse_handshake};
 pub use metrics::VsockMetrics;

@@ -200,7 +200,7 @@ impl MemoryState {
         }
         // The mappings of the file are new ones.
         memory::keep_apart(&memory)
-            .map_err(host("keep the guest's memory out of core dumps"))?;
+            .map_err(host("keep the guest's memory apart"))?;
         Ok(memory)
     }
 }

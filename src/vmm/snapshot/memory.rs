@@ -199,8 +199,7 @@ impl MemoryState {
             start = end;
         }
         // The mappings of the file are new ones.
-        memory::keep_apart(&memory)
-            .map_err(host("keep the guest's memory apart"))?;
+        memory::keep_apart(&memory).map_err(host("keep the guest's memory apart"))?;
         Ok(memory)
     }
 }

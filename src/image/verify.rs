@@ -83,9 +83,10 @@ pub enum VerifyError {
 }
 
 /// What an image is wanted for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Purpose {
     /// To be taken into the store.
+    #[default]
     Load,
     /// To start a container of it.
     Run,
@@ -104,7 +105,7 @@ impl Purpose {
 #[derive(Debug, Clone, Default)]
 pub struct Verifier {
     programs: Vec<PathBuf>,
-    purpose: Option<Purpose>,
+    purpose: Purpose,
     patience: Duration,
 }
 
@@ -121,7 +122,7 @@ impl Verifier {
         // A link to nowhere was meant to be one, too.
         let meant = there || of_host.is_symlink();
         let programs = meant.then_some(of_host).into_iter().chain(named).map(Path::to_owned);
-        Ok(Self { programs: programs.collect(), purpose: Some(purpose), patience: PATIENCE })
+        Ok(Self { programs: programs.collect(), purpose, patience: PATIENCE })
     }
 
     /// Asks about an image in the making, once for each of its names.
@@ -186,12 +187,12 @@ impl Verifier {
             program: program.to_owned(),
             source,
         };
-        let purpose = self.purpose.map(|purpose| format!("AMPOULE_VERIFY_FOR={}", purpose.word()));
+        let purpose = format!("AMPOULE_VERIFY_FOR={}", self.purpose.word());
         let arguments = [&program.to_string_lossy(), name, digest].map(str::to_owned);
         let hook = HookBuilder::default()
             .path(program)
             .args(arguments)
-            .env(environment(env::vars_os()).chain(purpose).collect::<Vec<_>>())
+            .env(environment(env::vars_os()).chain([purpose]).collect::<Vec<_>>())
             .timeout(i64::try_from(self.patience.as_secs()).unwrap_or(i64::MAX))
             .build()
             .map_err(|error| refused(io::Error::other(error)))?;
@@ -237,7 +238,7 @@ mod tests {
         let path = folder.join("verify");
         fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        Verifier { programs: vec![path], purpose: Some(Purpose::Load), patience }
+        Verifier { programs: vec![path], purpose: Purpose::Load, patience }
     }
 
     fn answer(text: &str) -> Result<(), VerifyError> {

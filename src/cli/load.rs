@@ -8,7 +8,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, Global};
-use crate::image::{Progress, Store};
+use crate::image::verify::Purpose;
+use crate::image::{Progress, Store, Verifier};
 
 /// Load images from an OCI layout or a `docker save` archive.
 #[derive(Debug, clap::Args)]
@@ -16,6 +17,9 @@ pub struct Args {
     /// Read from this tar archive or folder instead of standard input
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
+    /// Take only images that this program accepts (docs/security.md)
+    #[arg(long, value_name = "PROGRAM", env = "AMPOULE_VERIFY_WITH")]
+    verify_with: Option<PathBuf>,
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
@@ -26,7 +30,9 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     if args.input.is_none() && io::stdin().is_terminal() {
         return Err("no archive: name one with -i FILE, or pipe one to standard input".into());
     }
-    let store = Store::open(&global.places().data)?;
+    let named = args.verify_with.as_deref().map(std::path::absolute).transpose()?;
+    let verifier = Verifier::new(named.as_deref(), Purpose::Load)?;
+    let store = Store::open(&global.places().data)?.with_verifier(verifier);
     let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
     let mut show = |progress| show(&bar, progress);
     let loaded = match &args.input {

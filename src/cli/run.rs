@@ -11,10 +11,9 @@ use clap::Args as ClapArgs;
 use super::arguments::{ProcessArgs, cpus, memory, terminal_for};
 use super::{Failure, Global};
 use crate::clock::now_us;
-use crate::image::Store;
 use crate::sandbox::detach;
 use crate::sandbox::timings::{Phases, Timings};
-use crate::sandbox::{Ends, Options, SandboxError, keeper};
+use crate::sandbox::{Ends, Options, keeper};
 use crate::terminal;
 
 /// Run a program of an image in a new container, in a microVM of its own
@@ -46,6 +45,9 @@ pub struct Args {
     /// Memory limit of the container (b, k, m, g)
     #[arg(short, long, value_name = "SIZE", value_parser = memory)]
     memory: Option<u64>,
+    /// Use the image only if this program accepts it (docs/security.md)
+    #[arg(long, value_name = "PROGRAM", env = "AMPOULE_VERIFY_WITH")]
+    verify_with: Option<PathBuf>,
     /// Another guest kernel than ampoule's
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
@@ -91,8 +93,7 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
         println!("{id}");
         return Ok(ExitCode::SUCCESS);
     }
-    let image = Store::open(&places.data).map_err(SandboxError::from)?;
-    let image = image.get(&options.image).map_err(SandboxError::from)?;
+    let image = options.open_image(&places)?;
     let job = keeper::Job {
         places: &places,
         image: &image,
@@ -122,6 +123,7 @@ fn options(args: Args) -> Options {
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
     Options {
         image: args.image,
+        verify_with: args.verify_with.map(absolute),
         command: args.command,
         entrypoint: args.entrypoint,
         env: args.process.env(|name| env::var(name).ok()),

@@ -18,6 +18,7 @@ pub mod reference;
 pub mod store;
 pub mod tar_stream;
 pub mod tree;
+pub mod verify;
 
 #[cfg(test)]
 mod testing;
@@ -25,3 +26,4 @@ mod testing;
 pub use digest::Digest;
 pub use reference::{Reference, ReferenceError};
 pub use store::{Image, LoadError, Loaded, Progress, Removed, Store, StoreError};
+pub use verify::{Verifier, VerifyError};

@@ -16,7 +16,6 @@ use super::options::Options;
 use super::places::Places;
 use super::streams::Ends;
 use crate::clock::now_us;
-use crate::image::Store;
 use crate::monitor::channel::{Channel, ChannelError};
 use crate::report::chain;
 
@@ -135,7 +134,7 @@ pub fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let places = &job.places;
         match &job.what {
             What::Run(options) => {
-                let image = Store::open(&places.data)?.get(&options.image)?;
+                let image = options.open_image(places)?;
                 let kept =
                     keeper::Job { places, image: &image, options, command_us, timings: false };
                 keeper::run(&kept, ends, started).map(drop)

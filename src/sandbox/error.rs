@@ -13,7 +13,7 @@ use super::state::{StateError, Status};
 use super::streams::StreamError;
 use super::template::TemplateError;
 use crate::agent::ClientError;
-use crate::image::StoreError;
+use crate::image::{StoreError, VerifyError};
 use crate::monitor::channel::ChannelError;
 use crate::monitor::spawn::SpawnError;
 
@@ -23,6 +23,8 @@ use crate::monitor::spawn::SpawnError;
 pub enum SandboxError {
     #[error(transparent)]
     Image(#[from] StoreError),
+    #[error(transparent)]
+    ImageRefused(#[from] VerifyError),
     #[error(transparent)]
     GuestFiles(#[from] GuestFilesError),
     #[error(transparent)]

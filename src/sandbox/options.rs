@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::error::SandboxError;
+use super::places::Places;
 use super::shape::Shape;
+use crate::image::verify::Purpose;
+use crate::image::{Image, Store, Verifier};
 
 /// Least memory limit that is accepted, in bytes (docker's).
 pub const LEAST_MEMORY: u64 = 6 << 20;
@@ -17,6 +21,8 @@ pub struct Options {
     pub image: String,
     /// Arguments that replace the image's `Cmd`.
     pub command: Vec<String>,
+    /// A program that must accept the image.
+    pub verify_with: Option<PathBuf>,
     /// Replaces the image's `Entrypoint` (and drops its `Cmd`); empty for none.
     pub entrypoint: Option<String>,
     /// `K=V` over the image's environment.
@@ -48,6 +54,14 @@ pub struct Options {
 }
 
 impl Options {
+    /// The image, if all accept it who have a say. It is kept while this is held.
+    pub fn open_image(&self, places: &Places) -> Result<Image, SandboxError> {
+        let image = Store::open(&places.data)?.get(&self.image)?;
+        let verifier = Verifier::new(self.verify_with.as_deref(), Purpose::Run)?;
+        verifier.check_stored::<SandboxError>(&image, &self.image)?;
+        Ok(image)
+    }
+
     /// The machine that the container needs.
     pub fn shape(&self) -> Shape {
         Shape::new(self.cpus, self.memory, self.kernel.clone())

@@ -1,6 +1,6 @@
 //! Guest memory: anonymous, private, not reserved, so that what the guest never touches costs
-//! nothing; and never part of a core dump, which is also how its mappings are told from the
-//! monitor's own (`VmFlags: dd` in `/proc/PID/smaps`).
+//! nothing; never merged with other pages of the host; and never part of a core dump, which is also
+//! how its mappings are told from the monitor's own (`VmFlags: dd` in `/proc/PID/smaps`).
 
 use std::io;
 
@@ -48,7 +48,7 @@ pub fn allocate(mib: u32) -> Result<GuestMemoryMmap, MemoryError> {
         .map(map)
         .collect::<Result<Vec<_>, _>>()
         .and_then(|regions| GuestMemoryMmap::from_regions(regions).map_err(io::Error::other))
-        .and_then(|memory| keep_out_of_dumps(&memory).map(|()| memory))
+        .and_then(|memory| keep_apart(&memory).map(|()| memory))
         .map_err(|source| MemoryError::Map { wanted: mib, source })
 }
 
@@ -62,16 +62,26 @@ fn map(range: Range) -> io::Result<GuestRegionMmap> {
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
-/// Marks all mappings of guest memory, whatever they are of, as no part of a core dump.
+/// Marks all mappings of guest memory, whatever they are of, as no part of a core dump, and as
+/// nothing that the host may merge with equal pages: a process can inherit the wish for that
+/// (`PR_SET_MEMORY_MERGE`), and merged pages tell one guest what is in another.
 ///
 /// # Errors
 /// A region is not mapped as a whole.
-pub fn keep_out_of_dumps(memory: &GuestMemoryMmap) -> io::Result<()> {
+pub fn keep_apart(memory: &GuestMemoryMmap) -> io::Result<()> {
     for region in memory.iter() {
         let size = usize::try_from(region.len()).map_err(io::Error::other)?;
         // SAFETY: the region is mapped, and its content stays as it is.
         if unsafe { libc::madvise(region.as_ptr().cast(), size, libc::MADV_DONTDUMP) } != 0 {
             return Err(io::Error::last_os_error());
+        }
+        // A kernel that does not know it merges nothing.
+        // SAFETY: as before.
+        if unsafe { libc::madvise(region.as_ptr().cast(), size, libc::MADV_UNMERGEABLE) } != 0 {
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() != Some(libc::EINVAL) {
+                return Err(error);
+            }
         }
     }
     Ok(())
@@ -85,6 +95,33 @@ mod tests {
     fn ranges_are_mapped() {
         let memory = allocate(64).unwrap();
         assert_eq!(memory.last_addr(), GuestAddress((64 << 20) - 1));
+    }
+
+    #[test]
+    fn pages_are_not_merged_though_the_process_wants_it() {
+        const PR_SET_MEMORY_MERGE: libc::c_int = 67;
+        // SAFETY: of this process, only what the kernel does in the background changes.
+        if unsafe { libc::prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0) } != 0 {
+            println!("skipped: pages_are_not_merged: needs a kernel with KSM (6.4), and root");
+            return;
+        }
+        let flags = |at: *const u8| {
+            let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let mut lines = smaps.lines().skip_while(|line| {
+                let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+                let parse = |text| usize::from_str_radix(text, 16);
+                !range.is_some_and(|(start, end)| {
+                    parse(start).is_ok_and(|start| start <= at as usize)
+                        && parse(end).is_ok_and(|end| (at as usize) < end)
+                })
+            });
+            lines.find(|line| line.starts_with("VmFlags:")).unwrap().to_owned()
+        };
+        let plain = MmapRegion::<()>::new(1 << 20).unwrap();
+        assert!(flags(plain.as_ptr()).contains(" mg"), "{}", flags(plain.as_ptr()));
+        let memory = allocate(64).unwrap();
+        let guest = flags(memory.iter().next().unwrap().as_ptr());
+        assert!(!guest.contains(" mg") && guest.contains(" dd"), "{guest}");
     }
 
     #[test]

@@ -12,3 +12,4 @@ mod contents;
 mod interrupted;
 mod lab;
 mod names;
+mod verify;

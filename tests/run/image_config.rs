@@ -38,3 +38,15 @@ fn entrypoint_hostname_environment_and_a_new_working_directory() {
     let args = ["run", "--rm", "--entrypoint", "/bin/echo", "busybox", "-n", "a"];
     ampoule.output(&args).gives(0, "a");
 }
+
+#[test]
+fn an_image_that_a_program_accepts_runs() {
+    needs_sandboxes!();
+    let ampoule = Ampoule::new();
+    let accepts = ["run", "--rm", "--verify-with", "/bin/true", "nonroot", "echo accepted"];
+    ampoule.output(&accepts).gives(0, "accepted\n");
+    let refuses = ["run", "--rm", "--verify-with", "/bin/false", "nonroot", "echo accepted"];
+    let refused = ampoule.output(&refuses);
+    refused.fails(125, &["nonroot", "is refused by /bin/false"]);
+    refused.gives(125, "");
+}

@@ -2,7 +2,7 @@
 //! container.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,21 +14,21 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::SigSet;
 use oci_spec::runtime::Hook;
 
-/// Bytes of a failed hook's standard error that are told.
+/// Bytes of the end of a failed hook's standard error that are told.
 const MAX_ERROR: u64 = 4096;
 
-/// Runs a hook to its end, or kills it after its timeout. It gets `state` on its standard input and
+/// Runs a hook to its end, or kills it after its timeout. It gets `input` on its standard input and
 /// has just the environment that it names.
 ///
 /// # Errors
 /// It cannot be executed, takes too long, or fails: then with what it wrote to its standard error.
-pub fn run(hook: &Hook, state: &str) -> io::Result<()> {
+pub fn run(hook: &Hook, input: impl AsRef<[u8]>) -> io::Result<()> {
     if !hook.path().is_absolute() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "its path is not absolute"));
     }
     // Files: a hook that does not read, or writes without end, holds up nobody.
     let (mut stdin, mut stderr) = (memory()?, memory()?);
-    stdin.write_all(state.as_bytes())?;
+    stdin.write_all(input.as_ref())?;
     stdin.rewind()?;
     let program = hook.path().as_os_str();
     let (name, arguments) = match hook.args().as_deref() {
@@ -53,11 +53,18 @@ pub fn run(hook: &Hook, state: &str) -> io::Result<()> {
     if status.success() {
         return Ok(());
     }
-    let mut text = Vec::new();
     // What cannot be read is missing from the message, no more.
-    let _ = stderr.rewind().and_then(|()| stderr.take(MAX_ERROR).read_to_end(&mut text));
+    let text = last_words(&mut stderr).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     Err(io::Error::other(format!("{}, stderr: {}", describe(status), text.trim_end())))
+}
+
+fn last_words(stderr: &mut File) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let length = stderr.seek(SeekFrom::End(0))?;
+    stderr.seek(SeekFrom::Start(length.saturating_sub(MAX_ERROR)))?;
+    stderr.take(MAX_ERROR).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 fn memory() -> io::Result<File> {

@@ -19,7 +19,6 @@ use crate::bench::report::{Report, Setup};
 use crate::bench::sandboxes::{self, Mode};
 use crate::bench::{forks, oci, plot, rounds};
 use crate::cli::{Failure, Global};
-use crate::image::Store;
 use crate::sandbox::Options;
 
 /// Time whole starts of sandboxes, and of others by turns with them
@@ -105,8 +104,8 @@ fn measure(args: Args, global: &Global, interrupt: &Interrupt) -> Result<ExitCod
     let scratch = scratch
         .map_err(|source| BenchError::Host { doing: "cannot make a temporary folder", source })?;
     let places = global.places();
-    let image = Store::open(&places.data)?.get(&args.image)?;
     let options = Options { image: args.image, command: args.command, ..Options::default() };
+    let image = options.open_image(&places)?;
     let setting = Setting {
         places: &places,
         image: &image,

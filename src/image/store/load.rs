@@ -14,6 +14,7 @@ use super::super::erofs::WriteError;
 use super::super::layer::LayerError;
 use super::super::limits::{Budget, LimitError};
 use super::super::reference::{Reference, ReferenceError};
+use super::super::verify::VerifyError;
 use super::references::References;
 use super::staging::Staging;
 use super::unpack::{Progress, Unpacker};
@@ -73,6 +74,9 @@ pub enum LoadError {
     /// the file of the flattened image
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// who has a say in it
+    #[error(transparent)]
+    Refused(#[from] VerifyError),
     /// the store
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -200,6 +204,11 @@ impl Store {
     ) -> Result<Vec<Loaded>, LoadError> {
         let sources = archive.images(&mut budget)?;
         let planned = sources.into_iter().map(plan).collect::<Result<Vec<_>, _>>()?;
+        // Before anything of a layer is looked at. What is accepted here by its manifest is held to
+        // it: the configuration was compared, layers will be.
+        for image in &planned {
+            self.verifier.check(image.id, &image.names, image.source.manifest.as_deref())?;
+        }
         let mut ready: HashMap<Digest, Ready> = HashMap::new();
         for image in &planned {
             if ready.contains_key(&image.id) {

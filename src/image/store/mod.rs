@@ -36,6 +36,7 @@ use oci_spec::image::ImageConfiguration;
 use super::digest::Digest;
 use super::limits::Limits;
 use super::reference::Reference;
+use super::verify::Verifier;
 use references::References;
 
 const ROOTFS: &str = "rootfs.erofs";
@@ -47,6 +48,7 @@ const MANIFEST: &str = "manifest.json";
 pub struct Store {
     root: PathBuf,
     limits: Limits,
+    verifier: Verifier,
 }
 
 /// The lock of the whole store, held.
@@ -79,6 +81,26 @@ impl Image {
     pub fn guard(&self) -> &File {
         &self.guard
     }
+
+    /// Its manifest, byte for byte; none where its archive had none.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub fn manifest(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.manifest_path();
+        match fs::read(&path) {
+            Ok(manifest) => Ok(Some(manifest)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("reading", &path)(error)),
+        }
+    }
+
+    /// Where its manifest is, if it has one.
+    #[must_use]
+    pub fn manifest_path(&self) -> PathBuf {
+        self.rootfs.with_file_name(MANIFEST)
+    }
 }
 
 impl Store {
@@ -88,7 +110,11 @@ impl Store {
     ///
     /// [`StoreError::Io`] if the folders cannot be made.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let store = Self { root: root.to_owned(), limits: Limits::default() };
+        let store = Self {
+            root: root.to_owned(),
+            limits: Limits::default(),
+            verifier: Verifier::default(),
+        };
         for folder in [store.images(), store.staging()] {
             DirBuilder::new()
                 .recursive(true)
@@ -103,6 +129,12 @@ impl Store {
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// The same store, that takes only what these programs accept.
+    #[must_use]
+    pub fn with_verifier(self, verifier: Verifier) -> Self {
+        Self { verifier, ..self }
     }
 
     fn images(&self) -> PathBuf {

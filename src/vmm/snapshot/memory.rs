@@ -199,8 +199,7 @@ impl MemoryState {
             start = end;
         }
         // The mappings of the file are new ones.
-        memory::keep_out_of_dumps(&memory)
-            .map_err(host("keep the guest's memory out of core dumps"))?;
+        memory::keep_apart(&memory).map_err(host("keep the guest's memory apart"))?;
         Ok(memory)
     }
 }

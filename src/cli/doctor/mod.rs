@@ -1,5 +1,10 @@
 //! `ampoule doctor`: what this host has, what it lacks, and the command that mends it.
 
+mod finding;
+mod host_files;
+mod jail;
+mod mitigations;
+
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -10,6 +15,8 @@ use clap::Args as ClapArgs;
 use super::{Failure, Global};
 use crate::sandbox::GuestFiles;
 use crate::vmm::probe::{KvmReality, probe};
+use finding::{Finding, Group};
+use host_files::HostFiles;
 
 /// Say what this host has and lacks, and what mends it
 ///
@@ -19,17 +26,6 @@ pub struct Args {
     /// Print only what KVM is: real, interpreted, absent or forbidden
     #[arg(long)]
     probe: bool,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, PartialEq, Eq)]
-enum Finding {
-    /// It is as it should be.
-    Good(String),
-    /// It can be lived with.
-    Weak(String),
-    /// Containers cannot be run; and what mends it.
-    Bad(String, &'static str),
 }
 
 /// Runs the verb.
@@ -48,25 +44,13 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
         ("memory", of_memory(fs::read_to_string("/proc/meminfo"))),
         ("tap devices", of_tun()),
     ];
-    print!("{}", told(&findings));
-    let bad = findings.iter().any(|(_, finding)| matches!(finding, Finding::Bad(..)));
-    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-fn told(findings: &[(&str, Finding)]) -> String {
-    let mut text = String::new();
-    for (name, finding) in findings {
-        let (mark, words, mend) = match finding {
-            Finding::Good(words) => ("ok  ", words, None),
-            Finding::Weak(words) => ("weak", words, None),
-            Finding::Bad(words, mend) => ("BAD ", words, Some(mend)),
-        };
-        text += &format!("{mark}  {name}: {words}\n");
-        if let Some(mend) = mend {
-            text += &format!("      → {mend}\n");
-        }
+    let host = HostFiles::here();
+    let groups = [Group::new(None, findings), mitigations::look(&host), jail::look(&host)];
+    for group in &groups {
+        print!("{}", group.told());
     }
-    text
+    let bad = groups.iter().any(Group::is_bad);
+    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn word(kvm: &KvmReality) -> &'static str {
@@ -135,8 +119,14 @@ fn of_memory(meminfo: io::Result<String>) -> Finding {
     });
     match kib {
         Some(kib) if kib >= 256 << 10 => Finding::Good(format!("{} MiB available", kib >> 10)),
-        Some(kib) => Finding::Weak(format!("only {} MiB available", kib >> 10)),
-        None => Finding::Weak("/proc/meminfo does not tell what is available".into()),
+        Some(kib) => Finding::Weak(
+            format!("only {} MiB available", kib >> 10),
+            "end what is not needed, or run smaller sandboxes (-m)",
+        ),
+        None => Finding::Weak(
+            "/proc/meminfo does not tell what is available".into(),
+            "mount -t proc proc /proc",
+        ),
     }
 }
 
@@ -145,7 +135,10 @@ fn of_tun() -> Finding {
     let opened = fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
     match opened {
         Ok(_) => Finding::Good("/dev/net/tun can be opened".into()),
-        Err(error) => Finding::Weak(format!("`ampoule vm run --net` needs /dev/net/tun: {error}")),
+        Err(error) => Finding::Weak(
+            format!("`ampoule vm run --net` needs /dev/net/tun: {error}"),
+            "modprobe tun, or run as root",
+        ),
     }
 }
 
@@ -166,7 +159,7 @@ mod tests {
     fn little_memory_is_weak() {
         let of = |kib: u64| of_memory(Ok(format!("MemTotal: 9 kB\nMemAvailable: {kib} kB\n")));
         assert!(matches!(of(1 << 20), Finding::Good(_)));
-        assert!(matches!(of(1 << 10), Finding::Weak(_)));
-        assert!(matches!(of_memory(Ok(String::new())), Finding::Weak(_)));
+        assert!(matches!(of(1 << 10), Finding::Weak(..)));
+        assert!(matches!(of_memory(Ok(String::new())), Finding::Weak(..)));
     }
 }

@@ -10,8 +10,9 @@
 //! * [`agent`]: host side of the agent protocol; everything it reads is hostile
 //! * [`monitor`]: the process that is the VMM of one sandbox
 //! * [`vmm`]: the machine; knows nothing of containers and could be used alone
-//! * [`report`], [`terminal`], [`clock`], [`socket_file`]: how an error is told; the caller's terminal;
-//!   when something happened; sockets with a path
+//! * [`report`], [`terminal`], [`clock`], [`socket_file`], [`mounts`], [`process`]: how an error is told; the
+//!   caller's terminal; when something happened; sockets with a path; mounts without one;
+//!   a handle on another process
 
 pub mod agent;
 pub mod bench;
@@ -19,7 +20,9 @@ pub mod cli;
 pub mod clock;
 pub mod image;
 pub mod monitor;
+pub mod mounts;
 pub mod oci;
+pub mod process;
 pub mod report;
 pub mod sandbox;
 pub mod socket_file;

@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 
 use ampoule::vmm::boot::{Boot, command_line};
 use ampoule::vmm::config::SerialMode;
+use ampoule::vmm::host::Host;
 use ampoule::vmm::memory::allocate;
 use ampoule_fuzz::host::MemoryFile;
 use libfuzzer_sys::fuzz_target;
@@ -27,6 +28,7 @@ fuzz_target!(|kernel: &[u8]| {
         cmdline: &cmdline,
         vcpus: 2,
         memory_mib: MIB,
+        host: &Host::default(),
     };
     MEMORY.with(|memory| {
         let memory = memory.get_or_init(|| allocate(MIB).expect("memory"));

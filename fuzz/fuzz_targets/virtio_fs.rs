@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use ampoule::vmm::config::{Export, FsConfig, Share};
 use ampoule::vmm::devices::virtio::fs::Fs;
 use ampoule::vmm::devices::virtio::mmio::SharedDevice;
+use ampoule::vmm::host;
 use ampoule_fuzz::guest::{self, Host};
 use libfuzzer_sys::fuzz_target;
 use nix::mount::{MsFlags, mount};
@@ -62,8 +63,9 @@ impl Files {
 impl Host for Files {
     fn device(&mut self) -> SharedDevice {
         let share = Share { path: self.share.into(), read_only: self.read_only };
-        let config = FsConfig { tag: "t".into(), export: Some(Export::Directory(share)) };
-        guest::shared(Fs::new(&config).expect("a device"))
+        let export = Some(Export::Directory(share));
+        let config = FsConfig { tag: "t".into(), export, opened: host::Opened::default() };
+        guest::shared(Fs::new(&config, &host::Host::default()).expect("a device"))
     }
 
     fn act(&mut self, bytes: &[u8]) {

@@ -46,7 +46,7 @@ impl Clients {
 impl Host for Clients {
     fn device(&mut self) -> SharedDevice {
         let uds_path = self.folder.path().join("v");
-        let config = VsockConfig { guest_cid: 3, uds_path, listener: None };
+        let config = VsockConfig { guest_cid: 3, uds_path, listener: None, ports: None };
         guest::shared(Vsock::new(&config).expect("a device"))
     }
 

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use super::interrupt::Interrupt;
 use super::wait::first_of;
 use crate::clock::now_us;
-use crate::sandbox::process::Process;
+use crate::process::Process;
 
 /// How long a program that is asked to end may take for it before it is killed.
 const GRACE: Duration = Duration::from_secs(3);

@@ -12,8 +12,8 @@ use inotify::{Inotify, WatchMask};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Failure, Global};
+use crate::process::Process;
 use crate::sandbox::log::{LogStream, read_entry};
-use crate::sandbox::process::Process;
 use crate::sandbox::{Entry, Registry};
 
 /// Print the output of a detached container

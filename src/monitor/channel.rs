@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::cmsg_space;
+use nix::errno::Errno;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
@@ -22,7 +23,7 @@ use serde::de::DeserializeOwned;
 const LIMIT: usize = 128 << 10;
 
 /// Most descriptors that are taken with a message.
-pub const MAX_DESCRIPTORS: usize = 5;
+pub const MAX_DESCRIPTORS: usize = 8;
 
 /// Why a message could not be sent or taken.
 #[derive(Debug, thiserror::Error)]
@@ -55,10 +56,26 @@ impl Channel {
         Ok((Self { socket: ours }, theirs))
     }
 
+    /// The end that a process was given as this descriptor. Fails where that is something else.
+    ///
+    /// # Safety
+    /// Nothing else of the process owns the descriptor.
+    pub unsafe fn given(descriptor: RawFd) -> io::Result<Self> {
+        // Whether it is open at all, before it is owned.
+        // SAFETY: no memory is involved.
+        Errno::result(unsafe { libc::fcntl(descriptor, libc::F_GETFD) })?;
+        // SAFETY: it is open, and the caller says that it is nobody else's.
+        let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        Self::checked(socket)
+    }
+
     /// The end that a process was given as its standard input. Fails where that is something else.
     pub fn from_stdin() -> io::Result<Self> {
-        let socket = io::stdin().as_fd().try_clone_to_owned()?;
-        // A shell's stdin is no socket of this kind: say so before anything is sent or read.
+        Self::checked(io::stdin().as_fd().try_clone_to_owned()?)
+    }
+
+    /// What a shell has there is no socket of this kind: that is said before anything is sent or read.
+    fn checked(socket: OwnedFd) -> io::Result<Self> {
         let kind = nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::SockType)?;
         if kind != SockType::SeqPacket {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -173,6 +190,12 @@ impl From<OwnedFd> for Channel {
     /// An end that somebody else made.
     fn from(socket: OwnedFd) -> Self {
         Self { socket }
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> Self {
+        channel.socket
     }
 }
 

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::vmm::config::MachineConfig;
 use crate::vmm::snapshot::state::Plugs;
 
-/// The keeper's first message. With it come descriptors, in this order, as far as they are there:
-/// the vsock device's listening socket, the control socket, the snapshot's state and memory, the
-/// pages that starts from it touch.
+/// The keeper's first message. With it come descriptors, in this order, as far as they are there: a
+/// user namespace, the vsock device's listening socket, the way to the host's ports, the control socket,
+/// the snapshot's state and memory, the pages that starts from it touch.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MonitorConfig {
@@ -16,8 +16,35 @@ pub struct MonitorConfig {
     pub machine: Start,
     /// The vsock device's socket listens already, and is handed over.
     pub vsock: bool,
+    /// A socket that connections to the host's ports are asked for at is handed over.
+    pub ports: bool,
     /// A socket that other commands connect to is handed over.
     pub control: bool,
+    /// What the monitor gives up; without it, it keeps all of its caller's rights.
+    pub jail: Option<Jailed>,
+    /// Whether its threads may make but few system calls.
+    pub seccomp: bool,
+}
+
+/// What a monitor gives up, as far as that has to be told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jailed {
+    /// Who it becomes.
+    pub identity: Identity,
+    /// A user namespace in which it serves files is handed over.
+    pub user_namespace: bool,
+}
+
+/// Who a monitor becomes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// The user who started it, in a user namespace that it was born into.
+    #[default]
+    Own,
+    /// A user and group that no other process has.
+    Unique(u32),
 }
 
 /// How a machine comes to life.
@@ -28,6 +55,17 @@ pub enum Start {
     Boot(MachineConfig),
     /// From a snapshot, which is handed over, with these things plugged in.
     Restore(Plugs, TouchedPages),
+}
+
+impl Start {
+    /// Whether the machine serves files of the host.
+    pub fn serves_files(&self) -> bool {
+        let shares = match self {
+            Self::Boot(config) => &config.shares,
+            Self::Restore(plugs, _) => &plugs.shares,
+        };
+        shares.iter().any(|share| share.export.is_some())
+    }
 }
 
 /// What a restored machine does about the pages that starts touch.
@@ -87,6 +125,13 @@ pub enum MonitorEvent {
         message: String,
         /// The snapshot is the reason: another one, or none, may do.
         snapshot: bool,
+    },
+    /// A thread made a system call that it may not make; the last message.
+    Violation {
+        /// Its number.
+        syscall: i32,
+        /// What the thread does.
+        thread: String,
     },
     /// The machine has ended; the last message.
     Ended {

@@ -10,22 +10,25 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::channel::{Channel, ChannelError, MAX_DESCRIPTORS};
-use super::control::{Cause, MonitorConfig, MonitorEvent, Start, TouchedPages};
+use super::control::{Cause, Jailed, MonitorConfig, MonitorEvent, Start, TouchedPages};
+use super::jail::{self, Jail, JailError};
+use super::ports::{Closed, Ports};
+use super::seccomp::{self, violation};
 use super::server::Server;
+use super::spawn::CONTROL;
 use crate::clock::now_us;
 use crate::report::chain;
-use crate::vmm::config::VsockConfig;
+use crate::vmm::devices::list::DeviceError;
+use crate::vmm::devices::virtio::fs;
 use crate::vmm::exit::Exit;
+use crate::vmm::host::{Confinement, Role};
 use crate::vmm::machine::{Machine, MachineError, Running};
+use crate::vmm::opening;
 use crate::vmm::snapshot::Snapshot;
 use crate::vmm::snapshot::touched::Pages;
-
-/// Descriptors that a monitor may have open: 1,024 vsock connections and as much again.
-const DESCRIPTORS: u64 = 2048;
 
 /// Most of the console that is told, in bytes: the last lines say why a guest died.
 const CONSOLE_LIMIT: usize = 4096;
@@ -34,7 +37,7 @@ const CONSOLE_LIMIT: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum MonitorError {
     /// not started by a keeper
-    #[error("a monitor is started by a keeper, which gives it a control socket as standard input")]
+    #[error("a monitor is started by a keeper, which gives it a control socket")]
     NoKeeper(#[source] io::Error),
     /// the control socket
     #[error(transparent)]
@@ -44,27 +47,25 @@ pub enum MonitorError {
     Wait(#[source] io::Error),
 }
 
-/// Runs the machine that the keeper on standard input asks for, until it or the keeper ends.
+/// Runs the machine that the keeper asks for, until it or the keeper ends.
 pub fn main() -> Result<(), MonitorError> {
     let entered_us = now_us();
     die_of_panics();
+    share_one_heap();
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
-    // A crash must not write the guest's memory to the host's disk.
-    let _ = prctl::set_dumpable(false);
-    raise_descriptor_limit();
-    let control = Channel::from_stdin().map_err(MonitorError::NoKeeper)?;
+    // It was executed by a path that says nothing.
+    let _ = prctl::set_name(c"ampoule");
+    // SAFETY: a keeper has put it there for this alone; whoever else starts a monitor has nothing there.
+    let control = unsafe { Channel::given(CONTROL) }.map_err(MonitorError::NoKeeper)?;
     // The keeper reads its signals from a descriptor; a monitor is ended by them.
     SigSet::all().thread_unblock().map_err(|errno| MonitorError::Wait(errno.into()))?;
     let received = control.receive_with::<MonitorConfig>(MAX_DESCRIPTORS)?;
     let Some((config, descriptors)) = received else { return Ok(()) };
-    let mut descriptors = Descriptors(descriptors.into_iter());
-    let vsock = config.vsock.then(|| descriptors.next()).transpose()?;
-    let listener = config.control.then(|| descriptors.next()).transpose()?;
-    let running = match make(config.machine, vsock, &mut descriptors)?.and_then(Machine::start) {
-        Ok(running) => running,
+    let (running, listener) = match start(config, Descriptors(descriptors.into_iter()))? {
+        Ok(started) => started,
         Err(error) => {
-            let (message, snapshot) = (chain(&error), error.is_of_a_snapshot());
-            tell(&control, &MonitorEvent::Failed { message, snapshot });
+            let snapshot = matches!(&error, StartError::Machine(error) if error.is_of_a_snapshot());
+            tell(&control, &MonitorEvent::Failed { message: chain(&error), snapshot });
             return Ok(());
         }
     };
@@ -74,7 +75,8 @@ pub fn main() -> Result<(), MonitorError> {
     let cause = cause(running.finish());
     let console = tail(&console.tail());
     tell(&control, &MonitorEvent::Ended { cause, console });
-    Ok(())
+    // There is nothing left to be dropped that would not go with the process.
+    process::exit(0)
 }
 
 /// What came with the configuration, one by one.
@@ -84,39 +86,156 @@ impl Descriptors {
     fn next(&mut self) -> Result<OwnedFd, ChannelError> {
         self.0.next().ok_or(ChannelError::Descriptors(0))
     }
+
+    fn next_if(&mut self, handed_over: bool) -> Result<Option<OwnedFd>, ChannelError> {
+        handed_over.then(|| self.next()).transpose()
+    }
 }
 
-/// The machine that is asked for; the outer error is that of a keeper that hands over too little.
-fn make(
-    start: Start,
-    vsock: Option<OwnedFd>,
-    descriptors: &mut Descriptors,
-) -> Result<Result<Machine, MachineError>, ChannelError> {
-    let vsock = vsock.map(|socket| Arc::new(UnixListener::from(socket)));
-    let plug = |config: &mut Option<VsockConfig>| {
-        if let Some(config) = config {
-            config.listener = vsock;
+/// Why a machine does not run.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error(transparent)]
+    Jail(#[from] JailError),
+    #[error("the monitor cannot be confined")]
+    Confine(#[source] io::Error),
+}
+
+/// Makes the machine that is asked for, and lets it run; and the socket that others connect to. Once
+/// everything is open that it is made of, and before any of that is read, all rights are given up.
+///
+/// The outer error is that of a keeper that hands over too little.
+fn start(
+    config: MonitorConfig,
+    mut descriptors: Descriptors,
+) -> Result<Result<(Running, Option<OwnedFd>), StartError>, ChannelError> {
+    let jailed = config.jail;
+    let user_namespace = descriptors.next_if(jailed.is_some_and(|jail| jail.user_namespace))?;
+    let sockets = Sockets {
+        vsock: descriptors
+            .next_if(config.vsock)?
+            .map(|socket| Arc::new(UnixListener::from(socket))),
+        ports: descriptors.next_if(config.ports)?,
+    };
+    let listener = descriptors.next_if(config.control)?;
+    let mut start = config.machine;
+    let files = match &start {
+        Start::Boot(_) => None,
+        Start::Restore(_, touched) => {
+            let (state, memory) = (File::from(descriptors.next()?), descriptors.next()?.into());
+            let known = descriptors.next_if(*touched == TouchedPages::Known)?;
+            Some((state, memory, known))
         }
     };
-    Ok(match start {
-        Start::Boot(mut config) => {
-            plug(&mut config.vsock);
-            Machine::new(config)
+    let confinement = Arc::new(Seal { jailed, seccomp: config.seccomp });
+    let started = || {
+        sockets.plug(&mut start);
+        open(&mut start, &confinement)?;
+        if config.seccomp {
+            violation::install().map_err(StartError::Confine)?;
         }
-        Start::Restore(mut plugs, touched) => {
-            plug(&mut plugs.vsock);
-            let (state, memory) = (File::from(descriptors.next()?), descriptors.next()?.into());
-            let known = (touched == TouchedPages::Known).then(|| descriptors.next()).transpose()?;
-            Snapshot::read(&state, memory).map_err(MachineError::from).and_then(|mut snapshot| {
-                match known {
-                    Some(known) => snapshot.expect(&File::from(known)),
-                    None if touched == TouchedPages::Watched => snapshot.pages = Pages::Watched,
-                    None => {}
-                }
-                Machine::restore(snapshot, plugs)
-            })
+        match jailed {
+            Some(jailed) => {
+                let shares = shares(&start);
+                Jail { identity: jailed.identity, user_namespace, shares }.enter()?;
+            }
+            None => jail::limit_resources(start.serves_files())
+                .map_err(|errno| StartError::Confine(errno.into()))?,
         }
-    })
+        let running = make(start, files)?.start()?;
+        confinement.confine(Role::Control).map_err(StartError::Confine)?;
+        Ok((running, listener))
+    };
+    Ok(started())
+}
+
+/// The sockets of a machine's vsock device.
+struct Sockets {
+    vsock: Option<Arc<UnixListener>>,
+    ports: Option<OwnedFd>,
+}
+
+impl Sockets {
+    fn plug(self, start: &mut Start) {
+        let vsock = match start {
+            Start::Boot(config) => &mut config.vsock,
+            Start::Restore(plugs, _) => &mut plugs.vsock,
+        };
+        if let Some(config) = vsock {
+            config.listener = self.vsock;
+            config.ports = Some(match self.ports {
+                Some(socket) => Arc::new(Ports::from(socket)),
+                None => Arc::new(Closed),
+            });
+        }
+    }
+}
+
+/// Opens everything that the machine is made of.
+fn open(start: &mut Start, confinement: &Arc<Seal>) -> Result<(), MachineError> {
+    // A jail begins here: what is shared is put together in a namespace that the monitor leaves empty.
+    let alone = confinement.jailed.is_some();
+    if alone {
+        fs::own_mounts().map_err(DeviceError::from)?;
+    }
+    let host = match start {
+        Start::Boot(config) => {
+            opening::machine(config, alone)?;
+            &mut config.host
+        }
+        Start::Restore(plugs, _) => {
+            opening::plugs(plugs, alone)?;
+            &mut plugs.host
+        }
+    };
+    host.confinement = Some(confinement.clone());
+    Ok(())
+}
+
+/// Tops of the directories that the machine serves.
+fn shares(start: &Start) -> Vec<BorrowedFd<'_>> {
+    let shares = match start {
+        Start::Boot(config) => &config.shares,
+        Start::Restore(plugs, _) => &plugs.shares,
+    };
+    shares.iter().filter_map(|share| share.opened.get()).map(|top| top.as_fd()).collect()
+}
+
+/// A snapshot's state, its memory, and the pages that starts from it touch.
+type SnapshotFiles = (File, File, Option<OwnedFd>);
+
+fn make(start: Start, files: Option<SnapshotFiles>) -> Result<Machine, MachineError> {
+    match (start, files) {
+        (Start::Restore(plugs, touched), Some((state, memory, known))) => {
+            let mut snapshot = Snapshot::read(&state, memory)?;
+            match known {
+                Some(known) => snapshot.expect(&File::from(known)),
+                None if touched == TouchedPages::Watched => snapshot.pages = Pages::Watched,
+                None => {}
+            }
+            Machine::restore(snapshot, plugs)
+        }
+        (Start::Restore(..), None) => Err(MachineError::NoReason),
+        (Start::Boot(config), _) => Machine::new(config),
+    }
+}
+
+/// What each thread of a monitor gives up for itself.
+#[derive(Debug)]
+struct Seal {
+    jailed: Option<Jailed>,
+    seccomp: bool,
+}
+
+impl Confinement for Seal {
+    fn confine(&self, role: Role) -> io::Result<()> {
+        if let Some(jailed) = self.jailed {
+            jail::narrow(jailed, role)?;
+        }
+        if self.seccomp { seccomp::apply(role) } else { Ok(()) }
+    }
 }
 
 /// Tells the keeper, if there still is one.
@@ -172,12 +291,12 @@ fn tail(console: &str) -> String {
     cut[line..].to_owned()
 }
 
-/// Every vsock connection and disk is a descriptor; the usual soft limit is below what the guest is
-/// allowed.
-pub fn raise_descriptor_limit() {
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(DESCRIPTORS), hard);
-    }
+/// Has all threads allocate from the one heap that begins with the process. glibc gives each thread one
+/// of its own otherwise; to give memory of those back, it reads a file of /proc, which no thread may do.
+/// Devices allocate little: they do not wait for each other.
+fn share_one_heap() {
+    // SAFETY: no memory is involved but the allocator's own, and no other thread is there yet.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 /// A thread that panics leaves a machine that nobody serves: the whole process goes, and its

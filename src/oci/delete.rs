@@ -10,7 +10,7 @@ use super::hooks::{self, Kind};
 use super::record::{Record, Status};
 use super::store::Held;
 use super::{Global, OciError, cgroup, kill};
-use crate::sandbox::process::Process;
+use crate::process::Process;
 use crate::sandbox::{Registry, SandboxError};
 
 /// How long a keeper may take to end once its container has: it hands over what the container wrote.
@@ -79,7 +79,8 @@ fn delete(global: &Global, held: Held, record: &Record, force: bool) -> Result<(
 fn end(held: &Held, record: &Record) -> Result<(), OciError> {
     let Some(keeper) = held.folder.keeper_process() else { return Ok(()) };
     match kill::kill(record, Signal::SIGKILL as i32, true) {
-        Ok(()) => end_keeper(&keeper, KEEPER_TIME),
+        // One that has just ended is being cleared away by its keeper.
+        Ok(()) | Err(OciError::NotRunning) => end_keeper(&keeper, KEEPER_TIME),
         // A guest that does not answer.
         Err(_) => end_keeper(&keeper, Duration::ZERO),
     }

@@ -12,10 +12,10 @@ use super::record::{Record, Status};
 use super::stats::Event;
 use super::{Global, OciError, guest, table};
 use crate::agent::{Client, ClientError, EXCHANGE_TIME};
+use crate::process::Process;
 use crate::report::chain;
 use crate::sandbox::CONTAINER;
 use crate::sandbox::monitored::wait;
-use crate::sandbox::process::Process;
 
 /// Shortest time between two lines that tell of want of memory: a guest does not decide how many
 /// there are.

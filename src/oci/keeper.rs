@@ -25,6 +25,7 @@ use super::translate::{self, Translated};
 use super::{cgroup, console};
 use crate::agent::Events;
 use crate::monitor::channel::Channel;
+use crate::monitor::group;
 use crate::report::chain;
 use crate::sandbox::container::{self, Running, Then};
 use crate::sandbox::launch::{Backing, Launched, Machine};
@@ -218,6 +219,10 @@ fn keep_in(
     tell: impl FnOnce(Made) -> Result<bool, OciError>,
 ) -> Result<u8, OciError> {
     pin(&translated.processors)?;
+    if let Some(group) = cgroups.last() {
+        // A host that does not count memory in groups cannot limit it either.
+        let _ = group::limit_memory(group, translated.shape.size());
+    }
     if let Some(socket) = &job.console_socket {
         console::take(socket, console_size(spec.process().as_ref()))
             .map_err(file("send a terminal to", socket))?;
@@ -291,7 +296,11 @@ fn begin_with(
     template: Option<&Template>,
     signals: &Signals,
 ) -> Result<(Machine, Running, Option<Events>), SandboxError> {
-    let backing = Backing { export: Some(translated.export.clone()), ..Backing::default() };
+    let backing = Backing {
+        export: Some(translated.export.clone()),
+        callers_group: translated.grouped,
+        ..Backing::default()
+    };
     let (mut machine, launched) =
         Machine::start(&job.places, &translated.shape, backing, template)?;
     let vsock = machine.vsock();

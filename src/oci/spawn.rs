@@ -18,8 +18,8 @@ use super::error::{OciError, file, host};
 use super::keeper::{self, Answer, Job, Made};
 use super::store::{Held, replace};
 use crate::monitor::channel::Channel;
+use crate::process::Process;
 use crate::sandbox::monitored::wait;
-use crate::sandbox::process::Process;
 use crate::sandbox::signals::Signals;
 
 /// A keeper that has said what came of its job, and waits for [`Ready::go`]. Dropped, it clears

@@ -26,7 +26,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 use super::bundle;
 use super::error::{OciError, file};
 use super::record::{Record, Status};
-use crate::sandbox::process::Process;
+use crate::process::Process;
 
 /// Largest `state.json` that is read, in bytes: the annotations of the largest `config.json` fit.
 const RECORD_LIMIT: u64 = 4 << 20;

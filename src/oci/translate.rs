@@ -89,6 +89,8 @@ pub struct Translated {
     pub host_rootfs: PathBuf,
     /// The machine.
     pub shape: Shape,
+    /// Whether a control group of the host was named for it.
+    pub grouped: bool,
     /// Processors of the host that the machine may run on; all where none is named.
     pub processors: Vec<usize>,
     /// What was asked for and is not done, each with its reason: none of it is the container's own.
@@ -136,6 +138,7 @@ pub fn translate(
         spec.set_mounts(Some(mounts));
     }
     let (shape, processors) = size(&spec)?;
+    let grouped = spec.linux().as_ref().is_some_and(|linux| linux.cgroups_path().is_some());
     localize(&mut spec, &processors);
     Ok(Translated {
         spec,
@@ -143,6 +146,7 @@ pub fn translate(
         rootfs: ROOTFS.into(),
         host_rootfs,
         shape,
+        grouped,
         processors,
         warnings,
     })

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ampoule_protocol::message::Request;
@@ -21,6 +22,8 @@ use super::state::Status;
 use crate::agent::{Client, EXCHANGE_TIME};
 use crate::monitor::channel::Channel;
 use crate::monitor::control::{MonitorEvent, MonitorRequest};
+use crate::monitor::group::Size;
+use crate::vmm::config::MAX_VCPUS;
 
 /// How long a monitor may take to write its guest down.
 const SNAPSHOT_TIME: Duration = Duration::from_secs(60);
@@ -31,6 +34,8 @@ const SNAPSHOT_TIME: Duration = Duration::from_secs(60);
 pub struct Fork {
     /// Image of the sandbox that it is forked from.
     pub image: String,
+    /// File that holds the image's file system.
+    pub rootfs: PathBuf,
     /// Program and arguments of its container.
     pub command: Vec<String>,
     /// Its own name; a random one by default.
@@ -50,6 +55,14 @@ pub struct Frozen {
     pub memory: File,
 }
 
+impl Frozen {
+    /// What a monitor of this guest is limited to.
+    pub fn size(&self) -> Size {
+        let bytes = self.memory.metadata().map_or(u64::MAX, |metadata| metadata.len());
+        Size { memory_mib: u32::try_from(bytes >> 20).unwrap_or(u32::MAX), vcpus: MAX_VCPUS }
+    }
+}
+
 /// Forks the running sandbox `wanted` into one for each name; `made` is called with the id of each
 /// as soon as it runs. The sandbox itself goes on.
 pub fn fork(
@@ -67,6 +80,7 @@ pub fn fork(
     for name in names {
         let fork = Fork {
             image: entry.state.image.clone(),
+            rootfs: entry.state.rootfs.clone(),
             command: entry.state.command.clone(),
             name: name.clone(),
             terminal: entry.state.terminal,

@@ -1,7 +1,7 @@
 //! Starts a sandbox: its folder and its monitor, cold from the kernel on or warm from a template.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::SandboxError;
 use super::fork::{Fork, Frozen};
@@ -19,7 +19,9 @@ use crate::agent::ReadyListener;
 use crate::clock::now_us;
 use crate::image::Image;
 use crate::monitor::control::{MonitorRequest, Start, TouchedPages};
+use crate::monitor::group::Size;
 use crate::vmm::config::{DiskConfig, Export, FsConfig, VsockConfig};
+use crate::vmm::host::Opened;
 use crate::vmm::snapshot::state::Plugs;
 
 /// Serial number of the disk that holds the image.
@@ -38,11 +40,17 @@ pub struct Backing {
     pub disks: Vec<DiskConfig>,
     /// What the guest finds in the file system [`SHARE`].
     pub export: Option<Export>,
+    /// The monitor is in this process's control group, and has none of its own.
+    pub callers_group: bool,
 }
 
 impl Backing {
     fn shares(&self) -> Vec<FsConfig> {
-        vec![FsConfig { tag: SHARE.to_owned(), export: self.export.clone() }]
+        vec![FsConfig {
+            tag: SHARE.to_owned(),
+            export: self.export.clone(),
+            opened: Opened::default(),
+        }]
     }
 }
 
@@ -160,11 +168,12 @@ impl Sandbox {
         let command = spec::command(&image.config, options)?;
         let registry = Registry::new(places);
         let kept = registry.create(options.name.as_deref())?;
-        let backing = Backing { disks: vec![disk(image)], export: None };
+        let backing = Backing { disks: vec![disk(&image.rootfs)], ..Backing::default() };
         let (machine, launched) =
             Machine::keep(registry, kept, |kept| start(kept, &options.shape(), backing, template))?;
         let known = Known {
             image: options.image.clone(),
+            rootfs: image.rootfs.clone(),
             command,
             terminal: options.terminal,
             remove: options.remove,
@@ -178,10 +187,15 @@ impl Sandbox {
         let kept = registry.create(fork.name.as_deref())?;
         let snapshot = [frozen.state.as_fd(), frozen.memory.as_fd()];
         let (machine, ()) = Machine::keep(registry, kept, |kept| {
-            Ok((resume(kept, Backing::default(), &snapshot, TouchedPages::Ignored)?, ()))
+            // Named here, and not by what the guest was written down with: nothing of that is looked at
+            // before the monitor has given up all rights.
+            let backing = Backing { disks: vec![disk(&fork.rootfs)], ..Backing::default() };
+            let size = Some(frozen.size());
+            Ok((resume(kept, size, backing, &snapshot, TouchedPages::Ignored)?, ()))
         })?;
         let known = Known {
             image: fork.image.clone(),
+            rootfs: fork.rootfs.clone(),
             command: fork.command.clone(),
             terminal: fork.terminal,
             remove: fork.remove,
@@ -194,6 +208,7 @@ impl Sandbox {
         let (id, name) =
             machine.kept().map(|kept| (kept.id.clone(), kept.name.clone())).unwrap_or_default();
         let mut state = State::new(id, name, known.image, known.command);
+        state.rootfs = known.rootfs;
         state.terminal = known.terminal;
         state.remove = known.remove;
         state.monitor = Some(machine.guest.pid());
@@ -234,6 +249,7 @@ impl Sandbox {
 /// What is known of a container from its start on.
 struct Known {
     image: String,
+    rootfs: PathBuf,
     command: Vec<String>,
     terminal: bool,
     remove: bool,
@@ -261,7 +277,8 @@ pub fn start(
                 Some(_) => TouchedPages::Known,
                 None => TouchedPages::Watched,
             };
-            Ok((resume(kept, backing, &snapshot, touched)?, Launched::Warm))
+            let size = (!backing.callers_group).then(|| shape.size());
+            Ok((resume(kept, size, backing, &snapshot, touched)?, Launched::Warm))
         }
         None => boot(kept, shape, backing),
     }
@@ -282,13 +299,15 @@ fn boot(
         machine.disks = backing.disks;
     }
     let start = Start::Boot(machine);
-    let guest = Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), &[])?;
+    let size = (!backing.callers_group).then(|| shape.size());
+    let guest = Monitored::start(&kept.id, size, start, &vsock, &kept.folder.control(), &[])?;
     Ok((guest, Launched::Cold(listener)))
 }
 
 /// A guest that goes on from a snapshot (its state and memory, and what it touches, if that is known).
 fn resume(
     kept: &Kept,
+    size: Option<Size>,
     backing: Backing,
     snapshot: &[BorrowedFd<'_>],
     touched: TouchedPages,
@@ -297,19 +316,26 @@ fn resume(
     let plugs = Plugs {
         shares: backing.shares(),
         disks: backing.disks,
-        vsock: Some(VsockConfig { guest_cid: GUEST_CID, uds_path: vsock.clone(), listener: None }),
+        vsock: Some(VsockConfig {
+            guest_cid: GUEST_CID,
+            uds_path: vsock.clone(),
+            listener: None,
+            ports: None,
+        }),
         ..Plugs::default()
     };
     let start = Start::Restore(plugs, touched);
-    let mut guest = Monitored::start(&kept.id, start, &vsock, &kept.folder.control(), snapshot)?;
+    let control = kept.folder.control();
+    let mut guest = Monitored::start(&kept.id, size, start, &vsock, &control, snapshot)?;
     guest.timings.warm = true;
     Ok(guest)
 }
 
-fn disk(image: &Image) -> DiskConfig {
+fn disk(rootfs: &Path) -> DiskConfig {
     DiskConfig {
-        path: Some(image.rootfs.clone()),
+        path: Some(rootfs.to_owned()),
         read_only: true,
         serial: Some(IMAGE_DISK.to_owned()),
+        opened: Opened::default(),
     }
 }

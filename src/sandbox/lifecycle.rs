@@ -8,10 +8,10 @@ use nix::sys::signal::Signal;
 
 use super::container::CONTAINER;
 use super::error::SandboxError;
-use super::process::Process;
 use super::registry::{Entry, Registry};
 use super::state::Status;
 use crate::agent::Client;
+use crate::process::Process;
 
 /// How long each message to an agent may take: one that does not listen is not asked twice.
 const ASK_TIME: Duration = Duration::from_secs(5);

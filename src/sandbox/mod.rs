@@ -6,7 +6,6 @@
 //! * [`Registry`]: the sandboxes of this host, their folders, names and state
 //! * [`options`], [`spec`]: what a user asks for, and the OCI `config.json` it becomes
 //! * [`launch`], [`container`]: monitor and agent, then the container's process
-//! * [`process`]: handles on other processes
 //! * [`log`], [`timings`]: what a detached container wrote; when what happened
 //! * [`stats`]: what a running one takes of the host
 
@@ -23,7 +22,6 @@ pub mod log;
 pub(crate) mod monitored;
 mod options;
 mod places;
-pub mod process;
 mod registry;
 mod shape;
 pub(crate) mod signals;

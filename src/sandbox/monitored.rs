@@ -11,11 +11,16 @@ use super::error::SandboxError;
 use super::signals::{self, Signals};
 use super::template::Template;
 use super::timings::Timings;
+use ampoule_protocol::READY_PORT;
+
 use crate::agent::{ClientError, Ready, ReadyListener};
 use crate::clock::now_us;
-use crate::monitor::control::{Cause, MonitorConfig, MonitorEvent, MonitorRequest, Start};
+use crate::monitor::control::{Cause, Jailed, MonitorConfig, MonitorEvent, MonitorRequest, Start};
+use crate::monitor::group::{Group, Size};
+use crate::monitor::ports;
+use crate::monitor::seccomp::violation;
 use crate::monitor::server;
-use crate::monitor::spawn::Monitor;
+use crate::monitor::spawn::{Monitor, Wanted};
 
 /// How long a guest may take to boot. It bounds what a hung guest can hold up; a host with hardware
 /// virtualization needs less than a second.
@@ -40,21 +45,42 @@ impl Monitored {
     /// Starts a monitor, whose sockets are at these paths: that of the guest's vsock ports, and that
     /// for other commands. Whoever connects to them from here on is let in when the guest runs.
     ///
-    /// `snapshot` is what the start of a snapshot is handed.
+    /// `snapshot` is what the start of a snapshot is handed. `size` is that of the monitor's own control
+    /// group; without it, it is in this process's.
     pub fn start(
         id: &str,
+        size: Option<Size>,
         machine: Start,
         vsock: &Path,
         control: &Path,
         snapshot: &[BorrowedFd<'_>],
     ) -> Result<Self, SandboxError> {
         let listening = SandboxError::host("cannot listen for the sandbox's clients");
+        // A guest that boots has one thing to say: that its agent is ready.
+        let boots = matches!(machine, Start::Boot(_));
+        let ports = boots.then(|| ports::serve(vsock.to_owned(), Some(READY_PORT)));
+        let ports = ports.transpose().map_err(&listening)?;
         let vsock: OwnedFd = UnixListener::bind(vsock).map_err(&listening)?.into();
         let control = server::listen_at(control).map_err(&listening)?;
-        let mut descriptors = vec![vsock.as_fd(), control.as_fd()];
+        let mut descriptors = vec![vsock.as_fd()];
+        descriptors.extend(ports.iter().map(AsFd::as_fd));
+        descriptors.push(control.as_fd());
         descriptors.extend(snapshot);
-        let config = MonitorConfig { machine, vsock: true, control: true };
-        let monitor = Monitor::spawn(id, &config, &descriptors)?;
+        let config = MonitorConfig {
+            machine,
+            vsock: true,
+            ports: ports.is_some(),
+            control: true,
+            jail: Some(Jailed::default()),
+            seccomp: true,
+        };
+        let monitor = Monitor::spawn(Wanted {
+            id,
+            config,
+            descriptors,
+            console: false,
+            group: size.and_then(|size| Group::make(id, size)),
+        })?;
         Ok(Self { monitor, timings: Timings::default() })
     }
 
@@ -139,6 +165,10 @@ impl Monitored {
                 self.timings.first_run_us = first_run_us;
                 None
             }
+            Some(MonitorEvent::Violation { syscall, thread }) => Some(SandboxError::Died {
+                reason: violation::describe(syscall, &thread),
+                console: String::new(),
+            }),
             Some(MonitorEvent::Done) => None,
             None => Some(self.gone()),
         })

@@ -22,6 +22,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::places::Places;
 use super::state::{State, StateError, Status};
+use crate::monitor::group;
 
 /// Length of `sun_path` without its end: a Unix socket's path must fit.
 const SOCKET_PATH_LIMIT: usize = 107;
@@ -258,6 +259,7 @@ impl Registry {
         let Ok(_clearing) = self.lock_all(FlockArg::LockExclusive) else {
             return Ok(());
         };
+        group::sweep();
         for folder in self.folders()? {
             if folder.is_kept() {
                 continue;

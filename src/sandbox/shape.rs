@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::monitor::group::Size;
 use crate::vmm::config::MAX_VCPUS;
 
 /// Guest memory where no limit is given, in bytes.
@@ -23,6 +24,11 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// What a monitor of a sandbox of this shape is limited to.
+    pub fn size(&self) -> Size {
+        Size { memory_mib: self.memory_mib, vcpus: self.vcpus }
+    }
+
     /// For a container with these limits: CPUs, fractions allowed, and bytes of memory. CPUs are
     /// rounded up; beside the container's memory there is room for the guest's own.
     pub fn new(cpus: Option<f64>, memory: Option<u64>, kernel: Option<PathBuf>) -> Self {

@@ -90,6 +90,9 @@ pub struct State {
     pub name: String,
     /// Image as the user named it.
     pub image: String,
+    /// File that holds the image's file system, for what is forked off this sandbox.
+    #[serde(default)]
+    pub rootfs: PathBuf,
     /// Program and arguments of the container.
     pub command: Vec<String>,
     /// Where it is in its life.
@@ -126,6 +129,7 @@ impl State {
             id,
             name,
             image,
+            rootfs: PathBuf::new(),
             command,
             status: Status::Created,
             created: Timestamp::now(),

@@ -37,6 +37,7 @@ use super::spec;
 use crate::agent::{Client, ClientError, EXCHANGE_TIME, ReadyListener};
 use crate::monitor::control::{MonitorRequest, Start};
 use crate::vmm::config::{DiskConfig, FsConfig, MachineConfig, NetConfig, SerialMode, VsockConfig};
+use crate::vmm::host::{Host, Opened};
 use crate::vmm::snapshot::format;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
@@ -181,16 +182,23 @@ pub fn machine(guest: &GuestFiles, shape: &Shape, vsock: &Path) -> MachineConfig
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
         serial: SerialMode::Off,
-        disks: vec![DiskConfig { path: None, read_only: true, serial: Some(IMAGE_DISK.into()) }],
-        nets: vec![NetConfig { tap: None, mac: None }],
+        disks: vec![DiskConfig {
+            path: None,
+            read_only: true,
+            serial: Some(IMAGE_DISK.into()),
+            opened: Opened::default(),
+        }],
+        nets: vec![NetConfig { tap: None, mac: None, opened: Opened::default() }],
         vsock: Some(VsockConfig {
             guest_cid: GUEST_CID,
             uds_path: vsock.to_owned(),
             listener: None,
+            ports: None,
         }),
         rng: true,
         balloon: true,
-        shares: vec![FsConfig { tag: SHARE.into(), export: None }],
+        shares: vec![FsConfig { tag: SHARE.into(), export: None, opened: Opened::default() }],
+        host: Host::default(),
     }
 }
 
@@ -439,7 +447,9 @@ fn snapshot(wanted: &Wanted<'_>, folder: &Path) -> Result<(), SandboxError> {
         .map_err(SandboxError::host("cannot listen for the guest's agent"))?;
     let start = Start::Boot(machine(&wanted.guest, wanted.shape, &vsock));
     let control = sockets.path().join("control.sock");
-    let mut guest = Monitored::start("template", start, &vsock, &control, &[]).map_err(boxed)?;
+    let id = format!("template-{}", std::process::id());
+    let mut guest = Monitored::start(&id, Some(wanted.shape.size()), start, &vsock, &control, &[])
+        .map_err(boxed)?;
     let ready = guest.await_ready(listener, None).map_err(boxed)?;
     let mut client =
         Client::open(&vsock, EXCHANGE_TIME).map_err(|e| boxed(guest.or_its_death(e)))?;

@@ -1,6 +1,8 @@
 //! What a machine is made of, before anything of it exists.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::vmm::arch::x86_64::layout::MAX_VIRTIO_DEVICES;
+use crate::vmm::host::{Host, HostPorts, Opened};
 
 /// Most vCPUs of a machine: what one IO-APIC and 8-bit APIC ids serve with room to spare.
 pub const MAX_VCPUS: u8 = 32;
@@ -58,6 +61,9 @@ pub struct MachineConfig {
     /// File systems of the host's.
     #[serde(default)]
     pub shares: Vec<FsConfig>,
+    /// What was opened beforehand.
+    #[serde(skip)]
+    pub host: Host,
 }
 
 /// A block device.
@@ -70,6 +76,9 @@ pub struct DiskConfig {
     pub read_only: bool,
     /// Serial number that the guest sees, at most 20 bytes.
     pub serial: Option<String>,
+    /// Its file.
+    #[serde(skip)]
+    pub opened: Opened<File>,
 }
 
 /// A network device.
@@ -79,6 +88,9 @@ pub struct NetConfig {
     pub tap: Option<String>,
     /// The guest's hardware address; without one it gets a random one.
     pub mac: Option<[u8; 6]>,
+    /// The tap.
+    #[serde(skip)]
+    pub opened: Opened<File>,
 }
 
 /// A vsock device.
@@ -91,6 +103,9 @@ pub struct VsockConfig {
     /// That socket, where somebody listens at the path already.
     #[serde(skip)]
     pub listener: Option<Arc<UnixListener>>,
+    /// Who connects to ports of the host in this process's place.
+    #[serde(skip)]
+    pub ports: Option<Arc<dyn HostPorts>>,
 }
 
 /// A file system device.
@@ -102,6 +117,9 @@ pub struct FsConfig {
     /// What the guest finds there; without it this is an empty slot, which cannot be mounted until a
     /// restored machine has something plugged into it.
     pub export: Option<Export>,
+    /// The top of that.
+    #[serde(skip)]
+    pub opened: Opened<OwnedFd>,
 }
 
 /// What the guest finds in a file system. Mount points below a directory are part of it.
@@ -177,6 +195,7 @@ mod tests {
             rng: false,
             balloon: false,
             shares: Vec::new(),
+            host: Host::default(),
         }
     }
 
@@ -197,11 +216,16 @@ mod tests {
 
     #[test]
     fn every_device_needs_a_line() {
-        let disk = DiskConfig { path: Some("d".into()), read_only: true, serial: None };
+        let disk = DiskConfig {
+            path: Some("d".into()),
+            read_only: true,
+            serial: None,
+            opened: Opened::default(),
+        };
         let mut config = config();
         config.rng = true;
         config.balloon = true;
-        config.shares = vec![FsConfig { tag: "t".into(), export: None }];
+        config.shares = vec![FsConfig { tag: "t".into(), export: None, opened: Opened::default() }];
         config.disks = vec![disk.clone(); MAX_VIRTIO_DEVICES - 3];
         assert_eq!(config.validate(), Ok(()));
         config.disks.push(disk);

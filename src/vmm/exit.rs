@@ -46,6 +46,15 @@ pub enum RunError {
     /// the device thread's event loop
     #[error("the device thread cannot wait for events")]
     Events(#[source] event_manager::Error),
+    /// a thread has more rights than its work needs, and has not begun with it
+    #[error("the {thread} thread cannot be confined")]
+    Unconfined {
+        /// which thread
+        thread: &'static str,
+        /// why not
+        #[source]
+        source: io::Error,
+    },
     /// a defect of this program
     #[error("the {thread} thread panicked")]
     Panicked {

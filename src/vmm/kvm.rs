@@ -15,6 +15,7 @@ use vmm_sys_util::ioctl_iowr_nr;
 
 use crate::vmm::arch::x86_64::cpuid::Cpuid;
 use crate::vmm::arch::x86_64::layout::KVM_TSS;
+use crate::vmm::host::Host;
 
 // Not among kvm-ioctls' calls.
 ioctl_iowr_nr!(KVM_PRE_FAULT_MEMORY, KVMIO, 0xd5, kvm_pre_fault_memory);
@@ -68,8 +69,8 @@ pub struct Vm {
 
 impl Vm {
     /// A VM for `vcpus` processors with `memory`.
-    pub fn new(memory: &GuestMemoryMmap, vcpus: u8) -> Result<Self, KvmError> {
-        let kvm = Kvm::new().map_err(KvmError::Open)?;
+    pub fn new(host: &Host, memory: &GuestMemoryMmap, vcpus: u8) -> Result<Self, KvmError> {
+        let kvm = host.kvm()?;
         let fd = kvm.create_vm().map_err(KvmError::refused("create a virtual machine"))?;
         set_memory(&fd, memory)?;
         fd.set_tss_address(KVM_TSS).map_err(KvmError::refused("place the task state segment"))?;

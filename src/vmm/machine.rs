@@ -27,6 +27,7 @@ use crate::vmm::devices::thread::DeviceThread;
 use crate::vmm::devices::virtio::VirtioDevice;
 use crate::vmm::devices::virtio::mmio::SharedDevice;
 use crate::vmm::exit::{Ending, Exit, RunError, lock};
+use crate::vmm::host::Role;
 use crate::vmm::kvm::{KvmError, Vm};
 use crate::vmm::memory::{self, MemoryError};
 use crate::vmm::snapshot::memory::MemoryState;
@@ -117,7 +118,7 @@ struct Parts {
 
 impl Machine {
     /// Makes the machine and loads its kernel.
-    pub fn new(config: MachineConfig) -> Result<Self, MachineError> {
+    pub fn new(mut config: MachineConfig) -> Result<Self, MachineError> {
         config.validate()?;
         let memory = memory::allocate(config.memory_mib)?;
         let mut entry = None;
@@ -129,12 +130,15 @@ impl Machine {
                 cmdline: &cmdline,
                 vcpus: config.vcpus,
                 memory_mib: config.memory_mib,
+                host: &config.host,
             };
             entry = Some(boot.load(&memory)?);
             Ok(())
         };
         let serial = SerialState::default();
         let mut machine = Self::assemble(config.clone(), memory.clone(), &serial, load)?;
+        machine.parts.config.host.close_boot_files();
+        config.host.close_boot_files();
         let vm = &machine.parts.vm;
         machine.vcpus = (0..config.vcpus).map(|id| Vcpu::new(vm, id)).collect::<Result<_, _>>()?;
         if let (Some(boot_cpu), Some(entry)) = (machine.vcpus.first(), entry) {
@@ -193,7 +197,7 @@ impl Machine {
         let announced: Vec<Announced> = slots.iter().map(|slot| slot.announced).collect();
         load(&announced)?;
 
-        let vm = Vm::new(&memory, config.vcpus)?;
+        let vm = Vm::new(&config.host, &memory, config.vcpus)?;
         vm.bind_interrupt(lock(&port).line(), SERIAL_IRQ)?;
         for (slot, device) in slots.iter().zip(&devices) {
             slot.bind(&vm, device)?;
@@ -223,7 +227,7 @@ impl Machine {
         // The boot CPU first: the others wait for it, and an event waits in its eventfd.
         for (id, vcpu) in vcpus.into_iter().enumerate() {
             let (bus, first_run) = (bus.clone(), first_run.clone());
-            running.spawn("vCPU", format!("vcpu{id}"), move |ending| {
+            running.spawn(Role::Vcpu, "vCPU", format!("vcpu{id}"), move |ending| {
                 Vcpu::run(&vcpu, &bus, ending, || {
                     if id == 0 {
                         let _ = first_run.set(now());
@@ -232,7 +236,8 @@ impl Machine {
             })?;
         }
         let devices = DeviceThread { devices, input };
-        running.spawn("device", "devices".into(), move |ending| devices.run(ending))?;
+        running
+            .spawn(Role::Devices, "device", "devices".into(), move |ending| devices.run(ending))?;
         Ok(running)
     }
 }
@@ -296,7 +301,8 @@ impl Running {
     /// # Errors
     /// They cannot be told, or are too many to be worth it.
     pub fn touched(&self) -> io::Result<Touched> {
-        Touched::of(&self.parts.memory)
+        let Parts { config, memory, .. } = &self.parts;
+        Touched::of(memory, &*config.host.own_pages()?)
     }
 
     /// A handle with which any thread can stop the machine.
@@ -325,16 +331,23 @@ impl Running {
 
     fn spawn(
         &mut self,
+        role: Role,
         kind: &'static str,
         name: String,
         body: impl FnOnce(&Ending) + Send + 'static,
     ) -> Result<(), MachineError> {
         let ending = self.ending.clone();
+        let host = self.parts.config.host.clone();
         let thread = thread::Builder::new()
             .name(name)
             .spawn(move || {
                 let guard = PanicGuard { ending: &ending, thread: kind };
-                body(guard.ending);
+                match host.confine(role) {
+                    Ok(()) => body(guard.ending),
+                    Err(source) => {
+                        guard.ending.end(Err(RunError::Unconfined { thread: kind, source }));
+                    }
+                }
             })
             .map_err(MachineError::host("start a thread"))?;
         self.threads.push(thread);
@@ -370,6 +383,10 @@ impl Paused<'_> {
         for device in &self.devices {
             device.check_savable().map_err(SnapshotError::from)?;
         }
+        let own = config
+            .host
+            .own_pages()
+            .map_err(MachineError::host("see which pages of the guest's memory are in use"))?;
         let msrs = vm.msrs()?;
         let vcpus = self.vcpus.iter().map(|vcpu| vcpu.save(&msrs)).collect::<Result<_, _>>()?;
         let transports = bus.virtio().iter().zip(&self.devices);
@@ -382,7 +399,8 @@ impl Paused<'_> {
             devices: transports
                 .map(|(transport, device)| lock(transport).save(&**device))
                 .collect(),
-            memory: MemoryState::write(guest, memory, checksum).map_err(SnapshotError::from)?,
+            memory: MemoryState::write(guest, memory, checksum, &own)
+                .map_err(SnapshotError::from)?,
         };
         let bytes = format::encode(&written).map_err(SnapshotError::from)?;
         state.write_all_at(&bytes, 0).map_err(MachineError::host("write the snapshot's state"))

@@ -6,6 +6,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::*;
 use crate::vmm::config::SerialMode;
+use crate::vmm::host::Host;
 use crate::vmm::test_kernel::TestKernel;
 
 pub fn config(kernel: &std::path::Path) -> MachineConfig {
@@ -22,6 +23,7 @@ pub fn config(kernel: &std::path::Path) -> MachineConfig {
         rng: false,
         balloon: false,
         shares: Vec::new(),
+        host: Host::default(),
     }
 }
 
@@ -192,10 +194,16 @@ fn a_notification_reaches_its_eventfd() {
     let memory = memory::allocate(32).unwrap();
     let file = TestKernel::pvh(&code).file();
     let cmdline = command_line("", SerialMode::Off, &[]).unwrap();
-    let boot =
-        Boot { kernel: file.path(), initrd: None, cmdline: &cmdline, vcpus: 1, memory_mib: 32 };
+    let boot = Boot {
+        kernel: file.path(),
+        initrd: None,
+        cmdline: &cmdline,
+        vcpus: 1,
+        memory_mib: 32,
+        host: &Host::default(),
+    };
     let entry = boot.load(&memory).unwrap();
-    let vm = match Vm::new(&memory, 1) {
+    let vm = match Vm::new(&Host::default(), &memory, 1) {
         Err(KvmError::Open(error)) => return skip(&error),
         vm => vm.unwrap(),
     };

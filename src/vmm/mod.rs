@@ -4,6 +4,7 @@
 //! * [`machine`]: a machine from its configuration to its end
 //! * [`boot`]: from a kernel file to guest memory
 //! * [`memory`], [`kvm`], [`vcpu`], [`arch`]: what it stands on
+//! * [`host`], [`opening`]: what it has of its host's, opened beforehand
 //! * [`console`]: what the guest last said, and what that means
 //! * [`exit`]: how it ends
 //! * [`devices`]: what the guest sees
@@ -16,9 +17,11 @@ pub mod config;
 pub mod console;
 pub mod devices;
 pub mod exit;
+pub mod host;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod opening;
 pub mod probe;
 pub mod snapshot;
 pub mod vcpu;

@@ -295,7 +295,11 @@ pub fn reap(child: &Child) -> (ExitStatus, u64) {
 }
 
 impl Sample {
-    fn of(pid: u32) -> Self {
+    /// Of the monitor of this `ampoule vm run`.
+    fn of(command: u32) -> Self {
+        let children =
+            fs::read_to_string(format!("/proc/{command}/task/{command}/children")).unwrap();
+        let pid = children.trim();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let number = |name: &str| -> u64 {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();

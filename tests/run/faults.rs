@@ -2,7 +2,7 @@
 
 use std::process::Child;
 
-use ampoule::sandbox::process::Process;
+use ampoule::process::Process;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

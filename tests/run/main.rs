@@ -10,6 +10,7 @@ mod detached;
 mod faults;
 mod fork;
 mod image_config;
+mod jail;
 mod memory;
 mod programs;
 mod sealed;

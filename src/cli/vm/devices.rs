@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use crate::vmm::config::{DiskConfig, Export, FsConfig, NetConfig, Share};
+use crate::vmm::host::Opened;
 
 /// A disk: `PATH[,ro]`.
 #[derive(Debug, Clone)]
@@ -42,7 +43,12 @@ impl FromStr for Disk {
         if path.is_empty() {
             return Err(ArgError::EmptyPath);
         }
-        Ok(Self(DiskConfig { path: Some(path.into()), read_only, serial: None }))
+        Ok(Self(DiskConfig {
+            path: Some(path.into()),
+            read_only,
+            serial: None,
+            opened: Opened::default(),
+        }))
     }
 }
 
@@ -65,7 +71,7 @@ impl FromStr for SharedDirectory {
             return Err(ArgError::EmptyPath);
         }
         let export = Export::Directory(Share { path: path.into(), read_only });
-        Ok(Self(FsConfig { tag: tag.into(), export: Some(export) }))
+        Ok(Self(FsConfig { tag: tag.into(), export: Some(export), opened: Opened::default() }))
     }
 }
 
@@ -85,7 +91,11 @@ impl FromStr for Net {
                 _ => return Err(ArgError::Unknown(part.into())),
             }
         }
-        Ok(Self(NetConfig { tap: Some(tap.ok_or(ArgError::NoTap)?), mac }))
+        Ok(Self(NetConfig {
+            tap: Some(tap.ok_or(ArgError::NoTap)?),
+            mac,
+            opened: Opened::default(),
+        }))
     }
 }
 

@@ -2,17 +2,20 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::devices::{Disk, Net, SharedDirectory};
-use super::wait::Attendance;
+use super::wait::{Attendance, Seal};
 use super::{MEMORY, STATE};
 use crate::cli::Failure;
+use crate::monitor::control::{Start, TouchedPages};
+use crate::monitor::group::Size;
 use crate::vmm::config::{SerialMode, VsockConfig};
 use crate::vmm::devices::virtio::DeviceState;
-use crate::vmm::machine::Machine;
+use crate::vmm::host::Host;
 use crate::vmm::snapshot::Snapshot;
 use crate::vmm::snapshot::state::{MachineState, Plugs};
 
@@ -48,6 +51,8 @@ pub struct Args {
     /// the machine
     #[arg(long)]
     serial: bool,
+    #[command(flatten)]
+    seal: Seal,
 }
 
 /// A snapshot that no machine can be made of with what was given.
@@ -73,11 +78,23 @@ enum RestoreError {
 /// Restores, waits, reports.
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let attendance = Attendance::new(args.control.as_deref())?;
-    let snapshot = Snapshot::read(&open(&args.folder, STATE)?, open(&args.folder, MEMORY)?)?;
+    let state = open(&args.folder, STATE)?;
+    let snapshot = Snapshot::read(&state, open(&args.folder, MEMORY)?)?;
+    let seal = args.seal;
     let plugs = plugs(args, &snapshot.state)?;
     snapshot.verify_memory()?;
-    let serial = plugs.serial;
-    attendance.run(Machine::restore(snapshot, plugs)?, serial)
+    let (serial, vsock) = (plugs.serial, plugs.vsock.as_ref().map(|vsock| vsock.uds_path.clone()));
+    let saved = &snapshot.state.config;
+    let size = Size { memory_mib: saved.memory_mib, vcpus: saved.vcpus };
+    let files = [state.as_fd(), snapshot.memory.as_fd()];
+    attendance.run(
+        Start::Restore(plugs, TouchedPages::Ignored),
+        &files,
+        vsock,
+        serial,
+        seal,
+        Some(size),
+    )
 }
 
 fn open(folder: &Path, name: &'static str) -> Result<File, RestoreError> {
@@ -105,7 +122,7 @@ fn plugs(args: Args, state: &MachineState) -> Result<Plugs, RestoreError> {
         (None, Some(_)) => return Err(RestoreError::Vsock),
         (Some(_), None) => return Err(RestoreError::NoVsock),
         (Some(saved), Some(uds_path)) => {
-            Some(VsockConfig { guest_cid: saved.guest_cid, uds_path, listener: None })
+            Some(VsockConfig { guest_cid: saved.guest_cid, uds_path, listener: None, ports: None })
         }
     };
     let known = state.devices.iter().filter_map(|device| match device.device() {
@@ -124,6 +141,7 @@ fn plugs(args: Args, state: &MachineState) -> Result<Plugs, RestoreError> {
         shares: args.shares.into_iter().map(|share| share.0).collect(),
         vsock,
         serial: if args.serial { SerialMode::Stdio } else { SerialMode::Off },
+        host: Host::default(),
     })
 }
 
@@ -131,6 +149,7 @@ fn plugs(args: Args, state: &MachineState) -> Result<Plugs, RestoreError> {
 mod tests {
     use super::*;
     use crate::vmm::config::DiskConfig;
+    use crate::vmm::host::Opened;
     use crate::vmm::snapshot::state::testing::state;
     use clap::Parser;
 
@@ -155,10 +174,19 @@ mod tests {
         assert!(matches!(with(&state, "--vsock v"), Err(RestoreError::Vsock)));
         with(&state, "").unwrap();
 
-        let saved = DiskConfig { path: Some("/saved".into()), read_only: true, serial: None };
+        let saved = DiskConfig {
+            path: Some("/saved".into()),
+            read_only: true,
+            serial: None,
+            opened: Opened::default(),
+        };
         state.config.disks.push(saved);
-        state.config.vsock =
-            Some(VsockConfig { guest_cid: 7, uds_path: "/saved".into(), listener: None });
+        state.config.vsock = Some(VsockConfig {
+            guest_cid: 7,
+            uds_path: "/saved".into(),
+            listener: None,
+            ports: None,
+        });
         assert!(matches!(with(&state, "--vsock v"), Err(RestoreError::Count { given: 0, .. })));
         assert!(matches!(with(&state, "--disk d"), Err(RestoreError::NoVsock)));
         let plugs = with(&state, "--disk d --vsock v").unwrap();

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::devices::{Disk, Net, SharedDirectory};
-use super::wait::Attendance;
+use super::wait::{Attendance, Seal};
 use crate::cli::Failure;
+use crate::monitor::control::Start;
+use crate::monitor::group::Size;
 use crate::vmm::config::{MAX_VCPUS, MachineConfig, SerialMode, VsockConfig};
-use crate::vmm::machine::Machine;
+use crate::vmm::host::Host;
 
 /// The context id of the only guest behind a vsock socket.
 const GUEST_CID: u64 = 3;
@@ -57,6 +59,8 @@ pub struct Args {
     /// the machine
     #[arg(long)]
     serial: bool,
+    #[command(flatten)]
+    seal: Seal,
 }
 
 impl From<Args> for MachineConfig {
@@ -74,10 +78,12 @@ impl From<Args> for MachineConfig {
                 guest_cid: GUEST_CID,
                 uds_path,
                 listener: None,
+                ports: None,
             }),
             rng: true,
             balloon: args.balloon,
             shares: args.shares.into_iter().map(|share| share.0).collect(),
+            host: Host::default(),
         }
     }
 }
@@ -85,15 +91,19 @@ impl From<Args> for MachineConfig {
 /// Boots, waits, reports.
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let attendance = Attendance::new(args.control.as_deref())?;
+    let seal = args.seal;
     let config = MachineConfig::from(args);
-    let serial = config.serial;
-    attendance.run(Machine::new(config)?, serial)
+    let (serial, vsock) =
+        (config.serial, config.vsock.as_ref().map(|vsock| vsock.uds_path.clone()));
+    let size = Size { memory_mib: config.memory_mib, vcpus: config.vcpus };
+    attendance.run(Start::Boot(config), &[], vsock, serial, seal, Some(size))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::vmm::config::{Export, FsConfig, Share};
+    use crate::vmm::host::Opened;
     use clap::Parser;
 
     #[derive(Debug, Parser)]
@@ -127,7 +137,11 @@ mod tests {
         assert_eq!(config.vsock.unwrap().guest_cid, 3);
         assert!(config.balloon);
         let share = Share { path: "a,b".into(), read_only: true };
-        let expected = FsConfig { tag: "t".into(), export: Some(Export::Directory(share)) };
+        let expected = FsConfig {
+            tag: "t".into(),
+            export: Some(Export::Directory(share)),
+            opened: Opened::default(),
+        };
         assert_eq!(config.shares, [expected]);
     }
 

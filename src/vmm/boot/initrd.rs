@@ -1,6 +1,5 @@
 //! Placing the initial RAM disk: at the end of low memory, behind the kernel.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +7,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use super::kernel::LoadedKernel;
 use crate::vmm::arch::x86_64::layout::{Range, low_memory_end};
+use crate::vmm::host::Host;
 
 /// Where kernels from before `initrd_addr_max` want the initial RAM disk to end.
 const DEFAULT_LIMIT: u64 = 0x7fff_ffff;
@@ -58,13 +58,14 @@ pub enum InitrdError {
 
 /// Loads the file at `path` and says where it lies.
 pub fn load(
+    host: &Host,
     path: &Path,
     memory: &GuestMemoryMmap,
     kernel: &LoadedKernel,
     memory_mib: u32,
 ) -> Result<Range, InitrdError> {
     let read = |source| InitrdError::Read { path: path.into(), source };
-    let mut file = File::open(path).map_err(read)?;
+    let mut file = host.initrd(path).map_err(read)?;
     let size = file.metadata().map_err(read)?.len();
     if size == 0 {
         return Err(InitrdError::Empty { path: path.into() });

@@ -10,6 +10,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::vmm::arch::x86_64::layout::{HIGH_MEMORY, low_memory_end};
 use crate::vmm::arch::x86_64::regs::Entry;
+use crate::vmm::host::Host;
 
 /// `xloadflags` bit 0: the kernel has the 64-bit entry point at 0x200.
 const XLF_KERNEL_64: u16 = 1;
@@ -97,12 +98,13 @@ pub struct LoadedKernel {
 
 /// Loads the kernel file at `path`.
 pub fn load(
+    host: &Host,
     path: &Path,
     memory: &GuestMemoryMmap,
     memory_mib: u32,
 ) -> Result<LoadedKernel, KernelError> {
     let read = |source| KernelError::Read { path: path.into(), source };
-    let mut file = File::open(path).map_err(read)?;
+    let mut file = host.kernel(path).map_err(read)?;
     let mut head = Vec::with_capacity(HEAD);
     file.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(read)?;
     let kernel = match kind(&head) {
@@ -215,7 +217,7 @@ mod tests {
     fn load_bytes(bytes: &[u8]) -> Result<LoadedKernel, KernelError> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
-        load(file.path(), &allocate(16).unwrap(), 16)
+        load(&Host::default(), file.path(), &allocate(16).unwrap(), 16)
     }
 
     #[test]

@@ -22,6 +22,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 use crate::vmm::arch::x86_64::layout::{CMDLINE, MP_TABLE, Range};
 use crate::vmm::arch::x86_64::mptable;
 use crate::vmm::arch::x86_64::regs::Entry;
+use crate::vmm::host::Host;
 
 /// A guest cannot be made ready to boot.
 #[derive(Debug, thiserror::Error)]
@@ -59,14 +60,16 @@ pub struct Boot<'a> {
     pub vcpus: u8,
     /// Guest memory in MiB.
     pub memory_mib: u32,
+    /// Where these files are open already.
+    pub host: &'a Host,
 }
 
 impl Boot<'_> {
     /// Loads everything into `memory` and says how the boot CPU enters the kernel.
     pub fn load(&self, memory: &GuestMemoryMmap) -> Result<Entry, BootError> {
-        let kernel = kernel::load(self.kernel, memory, self.memory_mib)?;
+        let kernel = kernel::load(self.host, self.kernel, memory, self.memory_mib)?;
         let initrd = match self.initrd {
-            Some(path) => Some(initrd::load(path, memory, &kernel, self.memory_mib)?),
+            Some(path) => Some(initrd::load(self.host, path, memory, &kernel, self.memory_mib)?),
             None => None,
         };
         load_cmdline(memory, GuestAddress(CMDLINE), self.cmdline).map_err(BootError::Cmdline)?;

@@ -74,7 +74,7 @@ pub fn make(config: &MachineConfig) -> Result<Vec<SharedDevice>, DeviceError> {
         devices.push(Arc::new(Mutex::new(Balloon::new()?)));
     }
     for share in &config.shares {
-        devices.push(Arc::new(Mutex::new(Fs::new(share)?)));
+        devices.push(Arc::new(Mutex::new(Fs::new(share, &config.host)?)));
     }
     Ok(devices)
 }

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
+use super::own_pages::OwnPages;
 use crate::vmm::memory;
 
 /// Bytes of a page.
@@ -135,20 +136,20 @@ impl MemoryState {
         }
     }
 
-    /// Writes guest memory to an empty file. Nobody may write to the memory meanwhile.
+    /// Writes guest memory to an empty file. Nobody may write to the memory meanwhile. What `own`
+    /// tells was never touched is left out.
     ///
     /// With `checksum`, [`MemoryState::verify`] is possible later.
     pub fn write(
         memory: &GuestMemoryMmap,
         file: &File,
         checksum: bool,
+        own: &OwnPages,
     ) -> Result<Self, MemoryError> {
         let mut writer = Writer { file, extents: Vec::new() };
-        let pagemap = File::open("/proc/self/pagemap")
-            .map_err(host("see which pages of the guest's memory are in use"))?;
         let mut offset = 0;
         for region in memory.iter() {
-            writer.write_region(region, offset, &pagemap)?;
+            writer.write_region(region, offset, own)?;
             offset += region.len();
         }
         file.set_len(offset).map_err(host("make the memory's file as long as the memory"))?;
@@ -252,12 +253,12 @@ impl Writer<'_> {
         &mut self,
         region: &GuestRegionMmap,
         offset: u64,
-        pagemap: &File,
+        own: &OwnPages,
     ) -> Result<(), MemoryError> {
         let bytes = bytes_of(region);
         let first_extent = self.extents.len();
         let mut run: Option<std::ops::Range<usize>> = None;
-        for_each_used_page(region, pagemap, |page| {
+        for_each_used_page(region, own, |page| {
             let at = page * PAGE;
             let Some(content) = bytes.get(at..at + PAGE) else { return Ok(()) };
             if content == [0; PAGE] {
@@ -306,12 +307,12 @@ const SWAPPED: u64 = 1 << 62;
 /// touched, and those that a file is mapped to.
 fn for_each_used_page(
     region: &GuestRegionMmap,
-    pagemap: &File,
+    own: &OwnPages,
     mut each: impl FnMut(usize) -> Result<(), MemoryError>,
 ) -> Result<(), MemoryError> {
     let pages = usize::try_from(region.len()).unwrap_or_default() / PAGE;
     let first = region.as_ptr() as usize / PAGE;
-    let mapped = mapped_pages(region)?;
+    let mapped = mapped_pages(region, own)?;
     let mut mapped = mapped.iter();
     let mut next = mapped.next();
     let mut entries = vec![0; CHUNK];
@@ -319,9 +320,7 @@ fn for_each_used_page(
     while page < pages {
         let len = (pages - page).saturating_mul(8).min(CHUNK);
         let chunk = entries.get_mut(..len).unwrap_or_default();
-        let at = (first + page) as u64 * 8;
-        pagemap
-            .read_exact_at(chunk, at)
+        own.entries((first + page) as u64, chunk)
             .map_err(host("see which pages of the guest's memory are in use"))?;
         for entry in chunk.as_chunks::<8>().0 {
             while next.is_some_and(|range| range.end <= page) {
@@ -338,9 +337,11 @@ fn for_each_used_page(
 }
 
 /// The pages of a region that a file is mapped to, from this process's own list of mappings.
-fn mapped_pages(region: &GuestRegionMmap) -> Result<Vec<std::ops::Range<usize>>, MemoryError> {
-    let maps = std::fs::read_to_string("/proc/self/maps")
-        .map_err(host("see what the guest's memory is mapped from"))?;
+fn mapped_pages(
+    region: &GuestRegionMmap,
+    own: &OwnPages,
+) -> Result<Vec<std::ops::Range<usize>>, MemoryError> {
+    let maps = own.maps().map_err(host("see what the guest's memory is mapped from"))?;
     let start = region.as_ptr() as usize;
     let end = start.saturating_add(usize::try_from(region.len()).unwrap_or_default());
     let parse = |line: &str| {
@@ -366,7 +367,7 @@ mod tests {
 
     fn written(memory: &GuestMemoryMmap) -> (File, MemoryState) {
         let file = tempfile::tempfile().unwrap();
-        let state = MemoryState::write(memory, &file, true).unwrap();
+        let state = MemoryState::write(memory, &file, true, &OwnPages::open().unwrap()).unwrap();
         (file, state)
     }
 

@@ -11,6 +11,7 @@
 
 pub mod format;
 pub mod memory;
+pub mod own_pages;
 pub mod state;
 pub mod touched;
 

@@ -9,6 +9,7 @@ use crate::vmm::arch::x86_64::state::VcpuState;
 use crate::vmm::config::MachineConfig;
 use crate::vmm::devices::serial::SerialState;
 use crate::vmm::devices::virtio::mmio::TransportState;
+use crate::vmm::host::Host;
 use crate::vmm::kvm::VmState;
 
 /// A machine that does not run.
@@ -43,6 +44,9 @@ pub struct Plugs {
     pub vsock: Option<crate::vmm::config::VsockConfig>,
     /// Where the serial console goes.
     pub serial: crate::vmm::config::SerialMode,
+    /// What was opened beforehand.
+    #[serde(skip)]
+    pub host: Host,
 }
 
 impl MachineState {
@@ -53,6 +57,7 @@ impl MachineState {
     pub fn with(&self, plugs: Plugs) -> Result<MachineConfig, SnapshotError> {
         let mut config = self.config.clone();
         config.serial = plugs.serial;
+        config.host = plugs.host;
         replace(&mut config.disks, plugs.disks, "disks")?;
         replace(&mut config.nets, plugs.nets, "network devices")?;
         replace(&mut config.shares, plugs.shares, "shares")?;
@@ -122,6 +127,7 @@ pub mod testing {
                 rng: false,
                 balloon: false,
                 shares: Vec::new(),
+                host: Host::default(),
             },
             cpuid: Cpuid::new(&[], 1, true),
             vm: VmState::default(),
@@ -137,13 +143,19 @@ pub mod testing {
 mod tests {
     use super::*;
     use crate::vmm::config::{DiskConfig, FsConfig, VsockConfig};
+    use crate::vmm::host::Opened;
 
     #[test]
     fn nothing_is_plugged_where_there_is_no_place() {
         let state = testing::state();
-        let disk = DiskConfig { path: Some("d".into()), read_only: true, serial: None };
-        let vsock = VsockConfig { guest_cid: 3, uds_path: "v".into(), listener: None };
-        let share = FsConfig { tag: "t".into(), export: None };
+        let disk = DiskConfig {
+            path: Some("d".into()),
+            read_only: true,
+            serial: None,
+            opened: Opened::default(),
+        };
+        let vsock = VsockConfig { guest_cid: 3, uds_path: "v".into(), listener: None, ports: None };
+        let share = FsConfig { tag: "t".into(), export: None, opened: Opened::default() };
         for plugs in [
             Plugs { shares: vec![share], ..Plugs::default() },
             Plugs { disks: vec![disk], ..Plugs::default() },

@@ -15,6 +15,7 @@ use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap
 
 use super::format::{self, FormatError};
 use super::memory::{Extent, PAGE, are_in_order};
+use super::own_pages::OwnPages;
 
 const MAGIC: &[u8; 8] = b"AMPOULET";
 
@@ -60,14 +61,13 @@ impl Touched {
     ///
     /// # Errors
     /// /proc/self/pagemap cannot be read, or it is too much to be worth it.
-    pub fn of(memory: &GuestMemoryMmap) -> io::Result<Self> {
-        let pagemap = File::open("/proc/self/pagemap")?;
+    pub fn of(memory: &GuestMemoryMmap, own: &OwnPages) -> io::Result<Self> {
         let mut touched = Self::default();
         let mut start = 0;
         for region in memory.iter() {
             let first = region.as_ptr() as u64 / PAGE as u64;
             let mut entries = vec![0; usize::try_from(region.len()).unwrap_or_default() / PAGE * 8];
-            pagemap.read_exact_at(&mut entries, first * 8)?;
+            own.entries(first, &mut entries)?;
             for (page, entry) in (0u64..).zip(entries.as_chunks::<8>().0) {
                 let at = start + page * PAGE as u64;
                 match u64::from_le_bytes(*entry) & (PRESENT | OF_FILE) {
@@ -223,7 +223,7 @@ mod tests {
             memory.write_obj(at + 1, GuestAddress(at * 4096)).unwrap();
         }
         let file = tempfile::tempfile().unwrap();
-        let state = MemoryState::write(&memory, &file, false).unwrap();
+        let state = MemoryState::write(&memory, &file, false, &OwnPages::open().unwrap()).unwrap();
 
         let first = state.map(16, &file).unwrap();
         Pages::Watched.prepare(&first);
@@ -231,7 +231,7 @@ mod tests {
         first.write_obj(9u64, GuestAddress(0x4000)).unwrap();
         first.write_obj(9u64, GuestAddress(0x80_0000)).unwrap();
         assert_eq!(first.read_obj::<u64>(GuestAddress(0x10_0000)).unwrap(), 257);
-        let touched = Touched::of(&first).unwrap();
+        let touched = Touched::of(&first, &OwnPages::open().unwrap()).unwrap();
         assert_eq!(touched.written, extents(&[(0x3000, 0x2000), (0x80_0000, 0x1000)]));
         // The host maps neighbours with it.
         let read = |at| touched.read.iter().any(|e| (e.offset..e.offset + e.len).contains(&at));
@@ -240,7 +240,10 @@ mod tests {
         let second = state.map(16, &file).unwrap();
         let pages = Pages::Known(touched.clone());
         pages.prepare(&second);
-        assert_eq!(Touched::of(&second).unwrap().written, touched.written);
+        assert_eq!(
+            Touched::of(&second, &OwnPages::open().unwrap()).unwrap().written,
+            touched.written
+        );
         let places = pages.places(&second);
         let mapped = |at| places.iter().any(|(from, len)| (*from..from + len).contains(&at));
         assert!([0x3000, 0x4fff, 0x10_0000, 0x80_0000].into_iter().all(mapped));

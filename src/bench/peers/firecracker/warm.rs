@@ -21,7 +21,7 @@ use crate::bench::entrant::{Start, Subject};
 use crate::bench::interrupt::Interrupt;
 use crate::bench::wait::first_of;
 use crate::clock::now_us;
-use crate::sandbox::process::Process;
+use crate::process::Process;
 use crate::sandbox::timings::Phase;
 
 /// What one start does.

@@ -66,7 +66,7 @@ impl Block {
         let id = serial_number(config)?;
         let disk = Disk::open(config)?;
         let event =
-            EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(BlockError::EventFd)?;
+            EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(BlockError::Descriptor)?;
         Ok(Self {
             id,
             config: config_space(disk.sectors()),

@@ -46,45 +46,57 @@ pub struct Extent {
     len: u64,
 }
 
+/// Opens and locks the file or block device of a disk: none of an empty slot.
+pub fn open(config: &DiskConfig) -> Result<Option<File>, BlockError> {
+    let read_only = config.read_only;
+    let Some(path) = config.path.clone() else { return Ok(None) };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(!read_only)
+        // O_CLOEXEC is std's default. O_NONBLOCK: opening a pipe would wait for its other end.
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(&path);
+    let file = match file {
+        Ok(file) => file,
+        Err(source) if source.kind() == io::ErrorKind::IsADirectory => {
+            return Err(BlockError::NotADisk { path });
+        }
+        Err(source) => {
+            return Err(BlockError::Open { path, read_only, source });
+        }
+    };
+    let kind = match file.metadata() {
+        Ok(metadata) => metadata.file_type(),
+        Err(source) => {
+            return Err(BlockError::Inspect { path, what: "stat", source });
+        }
+    };
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(BlockError::NotADisk { path });
+    }
+    match if read_only { file.try_lock_shared() } else { file.try_lock() } {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(BlockError::InUse { path, read_only }),
+        Err(TryLockError::Error(source)) => {
+            return Err(BlockError::Inspect { path, what: "locking", source });
+        }
+    }
+    Ok(Some(file))
+}
+
 impl Disk {
     /// Opens and locks a disk: exclusively to write to it, shared to read it. The lock is advisory
     /// (`flock`) and goes with the process.
     pub fn open(config: &DiskConfig) -> Result<Self, BlockError> {
         let read_only = config.read_only;
-        let Some(path) = config.path.clone() else {
+        let opened = match config.opened.get() {
+            Some(file) => Some(file.try_clone().map_err(BlockError::Descriptor)?),
+            None => open(config)?,
+        };
+        let Some(mut file) = opened else {
             return Ok(Self { file: None, sectors: SLOT_SECTORS, slot: true, read_only });
         };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(!read_only)
-            // O_CLOEXEC is std's default. O_NONBLOCK: opening a pipe would wait for its other end.
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(&path);
-        let mut file = match file {
-            Ok(file) => file,
-            Err(source) if source.kind() == io::ErrorKind::IsADirectory => {
-                return Err(BlockError::NotADisk { path });
-            }
-            Err(source) => {
-                return Err(BlockError::Open { path, read_only, source });
-            }
-        };
-        let kind = match file.metadata() {
-            Ok(metadata) => metadata.file_type(),
-            Err(source) => {
-                return Err(BlockError::Inspect { path, what: "stat", source });
-            }
-        };
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(BlockError::NotADisk { path });
-        }
-        match if read_only { file.try_lock_shared() } else { file.try_lock() } {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(BlockError::InUse { path, read_only }),
-            Err(TryLockError::Error(source)) => {
-                return Err(BlockError::Inspect { path, what: "locking", source });
-            }
-        }
+        let path = config.path.clone().unwrap_or_default();
         // The size in the metadata of a block device is 0.
         let len = file.seek(SeekFrom::End(0)).map_err(|source| BlockError::Inspect {
             path: path.clone(),

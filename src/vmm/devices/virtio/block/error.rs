@@ -59,9 +59,9 @@ pub enum BlockError {
         /// the serial number
         serial: String,
     },
-    /// the host is out of eventfds
-    #[error("no eventfd for a block device")]
-    EventFd(#[source] io::Error),
+    /// the host is out of descriptors
+    #[error("no descriptor for a block device")]
+    Descriptor(#[source] io::Error),
 }
 
 /// A request that is answered with an error status.

@@ -17,5 +17,6 @@ mod request;
 mod tests;
 
 pub use device::Block;
+pub use disk::open;
 pub use error::BlockError;
 pub use metrics::BlockMetrics;

@@ -16,6 +16,7 @@ use crate::vmm::devices::virtio::testing::{
     Buffer, DATA, Driver, interrupt, memory, raised, readable, writable,
 };
 use crate::vmm::devices::virtio::{Activation, Interrupt, VirtioDevice};
+use crate::vmm::host::Opened;
 
 const OK: u8 = 0;
 const IOERR: u8 = 1;
@@ -37,7 +38,12 @@ struct Machine {
 }
 
 fn config(path: PathBuf, read_only: bool) -> DiskConfig {
-    DiskConfig { path: Some(path), read_only, serial: Some("disk-0001".to_owned()) }
+    DiskConfig {
+        path: Some(path),
+        read_only,
+        serial: Some("disk-0001".to_owned()),
+        opened: Opened::default(),
+    }
 }
 
 fn machine(size: u64, read_only: bool) -> Machine {

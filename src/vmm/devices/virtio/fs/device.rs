@@ -1,27 +1,22 @@
 //! The file system device: its configuration space, features and states.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::budget::Budget;
 use super::error::FsError;
-use super::export;
-use super::guard::Guard;
-use super::local::LocalDevices;
 use super::metrics::FsMetrics;
-use super::session::Session;
+use super::source::Source;
 use super::worker::{Active, Worker};
-use crate::vmm::config::{Export, FsConfig};
+use crate::vmm::config::FsConfig;
 use crate::vmm::devices::virtio::ring::Ring;
 use crate::vmm::devices::virtio::{
     ActivateError, Activation, DeviceState, QueuePosition, RestoreError, SaveError, VirtioDevice,
     read_config_space,
 };
+use crate::vmm::host::Host;
 
 /// Entries of the queue for urgent messages, and of the one queue for requests. The driver makes no
 /// request of more pages than the latter has entries, less four for headers: with 512 it is the
@@ -35,30 +30,23 @@ const TAG_LEN: usize = 36;
 #[derive(Debug)]
 pub struct Fs {
     tag: String,
-    /// None in an empty slot.
-    root: Option<Arc<OwnedFd>>,
-    /// Names of what was put together to be the root.
-    shares: Vec<String>,
     pub(super) queue_events: [EventFd; 2],
     pub(super) worker: Worker,
     metrics: Arc<FsMetrics>,
 }
 
 impl Fs {
-    /// Takes hold of what is to be shared.
+    /// Takes hold of what is to be shared. The thread that serves it is there from now on, confined
+    /// as `host` has it.
     ///
     /// # Errors
     /// Those of a share name it: see [`FsError`].
-    pub fn new(config: &FsConfig) -> Result<Self, FsError> {
+    pub fn new(config: &FsConfig, host: &Host) -> Result<Self, FsError> {
         let tag = config.tag.clone();
         if !(1..=TAG_LEN).contains(&tag.len()) || tag.contains('\0') {
             return Err(FsError::Tag(tag));
         }
-        let root = config.export.as_ref().map(|export| export::open(&tag, export)).transpose()?;
-        let shares = match &config.export {
-            Some(Export::Tree(shares)) => shares.keys().cloned().collect(),
-            Some(Export::Directory(_)) | None => Vec::new(),
-        };
+        let source = Source::of(config)?;
         let event = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(FsError::Host);
         let queue_events = [event()?, event()?];
         let [urgent, requests] = &queue_events;
@@ -67,9 +55,7 @@ impl Fs {
         let metrics = Arc::<FsMetrics>::default();
         Ok(Self {
             tag,
-            root: root.map(Arc::new),
-            shares,
-            worker: Worker::new([urgent?, requests?], Arc::clone(&metrics))
+            worker: Worker::new([urgent?, requests?], source, host, Arc::clone(&metrics))
                 .map_err(FsError::Host)?,
             queue_events,
             metrics,
@@ -79,14 +65,6 @@ impl Fs {
     /// What the device counts.
     pub fn metrics(&self) -> Arc<FsMetrics> {
         Arc::clone(&self.metrics)
-    }
-
-    fn guard(&self) -> io::Result<Option<Guard>> {
-        let Some(root) = &self.root else {
-            return Ok(None);
-        };
-        let local = LocalDevices::of(root.as_fd(), &self.shares);
-        Guard::new(Arc::clone(root), local, Budget::new()?, Arc::clone(&self.metrics)).map(Some)
     }
 }
 
@@ -113,7 +91,6 @@ impl VirtioDevice for Fs {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let Activation { memory, queues, features: _, interrupt } = activation;
-        let host = |what| move |source| ActivateError::Host { what, source };
         let mut queues = queues.into_iter();
         let mut ring = |index| {
             let queue = queues.next().filter(QueueT::ready);
@@ -121,13 +98,9 @@ impl VirtioDevice for Fs {
             Ok(Ring::new(queue, memory.clone()))
         };
         let rings = [ring(0)?, ring(1)?];
-        let guard = self.guard().map_err(host("preparing a share"))?;
-        let session = Session::new(guard, &memory, Arc::clone(&self.metrics))
-            .map_err(io::Error::other)
-            .map_err(host("preparing a file system"))?;
         self.worker
-            .activate(Active { rings, memory, interrupt, session })
-            .map_err(host("starting a file system's thread"))
+            .activate(Active { rings, memory, interrupt, session: None })
+            .map_err(|source| ActivateError::Host { what: "waking a file system's thread", source })
     }
 
     fn positions(&self) -> Option<Vec<QueuePosition>> {
@@ -143,7 +116,7 @@ impl VirtioDevice for Fs {
     }
 
     fn check_savable(&self) -> Result<(), SaveError> {
-        match self.worker.look(|active| active.session.is_mounted()) {
+        match self.worker.look(Active::is_mounted) {
             Some(true) => Err(SaveError::Mounted { tag: self.tag.clone() }),
             Some(false) | None => Ok(()),
         }

@@ -47,6 +47,9 @@ pub enum FsError {
         #[source]
         source: io::Error,
     },
+    /// the kernel refused a mount namespace
+    #[error("cannot make a mount namespace for shares")]
+    Namespace(#[source] io::Error),
     /// the host is out of eventfds or descriptors
     #[error("cannot make a file system device")]
     Host(#[source] io::Error),

@@ -9,9 +9,9 @@
 //! a read-only tmpfs with a mount for each. That whole tree is then cloned in turn.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_int, c_long, c_uint};
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::thread;
@@ -22,14 +22,8 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 
 use super::error::FsError;
+use crate::mounts::{RDONLY, clone_tree, move_mount, set_attributes, tmpfs};
 use crate::vmm::config::{Export, Share};
-
-// From the kernel's include/uapi/linux/mount.h: libc does not have them.
-const MOVE_MOUNT_F_EMPTY_PATH: c_uint = 4;
-const FSOPEN_CLOEXEC: c_uint = 1;
-const FSMOUNT_CLOEXEC: c_uint = 1;
-const FSCONFIG_CMD_CREATE: c_uint = 6;
-const MOUNT_ATTR_RDONLY: u64 = 1;
 
 /// Longest name of a directory entry, in bytes.
 const NAME_MAX: usize = 255;
@@ -41,6 +35,35 @@ const NAME_MAX: usize = 255;
 /// # Errors
 /// All name the device: see [`FsError`].
 pub fn open(tag: &str, export: &Export) -> Result<OwnedFd, FsError> {
+    // A mount namespace is a thread's; the others keep theirs.
+    let apart = || {
+        thread::scope(|scope| {
+            scope.spawn(|| own_mounts().and_then(|()| open_here(tag, export))).join()
+        })
+        .map_err(|_| FsError::Host(io::Error::other("a thread panicked")))?
+    };
+    match export {
+        Export::Directory(_) => open_here(tag, export),
+        Export::Tree(_) => apart(),
+    }
+}
+
+/// Leaves the calling thread alone with its mounts: nothing of what it does to them is to be seen in any
+/// other namespace.
+///
+/// # Errors
+/// It may not have a mount namespace of its own.
+pub fn own_mounts() -> Result<(), FsError> {
+    let apart = || {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let nowhere = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, nowhere, None::<&str>)
+    };
+    apart().map_err(|errno| FsError::Namespace(errno.into()))
+}
+
+/// As [`open`], by a thread that is alone with its mounts.
+pub fn open_here(tag: &str, export: &Export) -> Result<OwnedFd, FsError> {
     match export {
         Export::Directory(share) => {
             let root = clone(tag, share)?;
@@ -49,25 +72,12 @@ pub fn open(tag: &str, export: &Export) -> Result<OwnedFd, FsError> {
             }
             Err(FsError::NotADirectory { tag: tag.into(), path: share.path.clone() })
         }
-        Export::Tree(shares) => {
-            let compose = || compose(tag, shares);
-            // A mount namespace is a thread's; the others keep theirs.
-            thread::scope(|scope| scope.spawn(compose).join())
-                .map_err(|_| FsError::Host(io::Error::other("a thread panicked")))?
-        }
+        Export::Tree(shares) => compose(tag, shares),
     }
 }
 
 fn compose(tag: &str, shares: &BTreeMap<String, Share>) -> Result<OwnedFd, FsError> {
     let failed = |what| move |source| FsError::Mount { tag: tag.into(), what, source };
-    unshare(CloneFlags::CLONE_NEWNS)
-        .map_err(io::Error::from)
-        .map_err(failed("make a mount namespace"))?;
-    // Nothing of what follows is to be seen in any other namespace.
-    let nowhere = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, nowhere, None::<&str>)
-        .map_err(io::Error::from)
-        .map_err(failed("make its mounts private"))?;
     let clones = shares
         .iter()
         .map(|(name, share)| Ok((entry_name(tag, name)?, share, clone(tag, share)?)))
@@ -81,9 +91,9 @@ fn compose(tag: &str, shares: &BTreeMap<String, Share>) -> Result<OwnedFd, FsErr
             .map_err(failed("make a place for a share"))?;
         move_mount(root.as_fd(), top.as_fd(), name).map_err(at)?;
     }
-    set_attributes(top.as_fd(), 0, MOUNT_ATTR_RDONLY)
-        .map_err(failed("make the shares' top read-only"))?;
-    clone_tree(top.as_fd(), c"", libc::AT_EMPTY_PATH).map_err(failed("put the shares together"))
+    set_attributes(top.as_fd(), 0, RDONLY).map_err(failed("make the shares' top read-only"))?;
+    clone_tree(top.as_fd(), c"", libc::AT_EMPTY_PATH | libc::AT_RECURSIVE)
+        .map_err(failed("put the shares together"))
 }
 
 fn entry_name(tag: &str, name: &str) -> Result<CString, FsError> {
@@ -116,84 +126,10 @@ fn mount_point(top: BorrowedFd<'_>, name: &CStr, directory: bool) -> io::Result<
 fn clone(tag: &str, share: &Share) -> Result<OwnedFd, FsError> {
     let cloned = || {
         let path = CString::new(share.path.as_os_str().as_bytes())?;
-        let root = clone_tree(AT_FDCWD, &path, 0)?;
-        let attributes = if share.read_only { MOUNT_ATTR_RDONLY } else { 0 };
+        let root = clone_tree(AT_FDCWD, &path, libc::AT_RECURSIVE)?;
+        let attributes = if share.read_only { RDONLY } else { 0 };
         set_attributes(root.as_fd(), libc::AT_RECURSIVE, attributes)?;
         Ok(root)
     };
     cloned().map_err(path_error(tag, &share.path))
-}
-
-fn clone_tree(from: BorrowedFd<'_>, path: &CStr, flags: c_int) -> io::Result<OwnedFd> {
-    let always = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
-    let flags = flags.cast_unsigned() | libc::AT_RECURSIVE.cast_unsigned() | always;
-    // SAFETY: the path ends with a zero byte, and nothing is written.
-    descriptor(unsafe {
-        libc::syscall(libc::SYS_open_tree, from.as_raw_fd(), path.as_ptr(), flags)
-    })
-}
-
-/// Adds attributes to a mount (with `AT_RECURSIVE`, to all below it too), and lets no mounts come in
-/// or go out.
-fn set_attributes(root: BorrowedFd<'_>, flags: c_int, attributes: u64) -> io::Result<()> {
-    let change = libc::mount_attr {
-        attr_set: attributes,
-        attr_clr: 0,
-        propagation: libc::MS_PRIVATE,
-        userns_fd: 0,
-    };
-    let flags = flags | libc::AT_EMPTY_PATH;
-    // SAFETY: the path ends with a zero byte, and the kernel reads as many bytes as the structure
-    // has.
-    let set = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            root.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw const change,
-            size_of_val(&change),
-        )
-    };
-    done(set)
-}
-
-/// A new file system in memory, mounted nowhere yet.
-fn tmpfs() -> io::Result<OwnedFd> {
-    // SAFETY: the name ends with a zero byte.
-    let context =
-        descriptor(unsafe { libc::syscall(libc::SYS_fsopen, c"tmpfs".as_ptr(), FSOPEN_CLOEXEC) })?;
-    let none = std::ptr::null::<u8>();
-    // SAFETY: this command has neither key nor value.
-    done(unsafe {
-        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, none, none, 0)
-    })?;
-    // SAFETY: no memory is involved.
-    descriptor(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0) })
-}
-
-fn move_mount(root: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
-    // SAFETY: both paths end with a zero byte, and nothing is written.
-    done(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            root.as_raw_fd(),
-            c"".as_ptr(),
-            to.as_raw_fd(),
-            path.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    })
-}
-
-fn done(result: c_long) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// What a system call returned that makes a descriptor.
-fn descriptor(result: c_long) -> io::Result<OwnedFd> {
-    done(result)?;
-    let fd = c_int::try_from(result).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made it for this call alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

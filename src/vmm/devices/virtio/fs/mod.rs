@@ -6,6 +6,7 @@
 //! * [`export`]: the one directory that is served, a mount of its own that has no way out of it:
 //!   neither `..` nor a mount point below it leads to anything else, and what is shared read-only
 //!   cannot be written through it, as the kernel sees to that
+//! * [`source`]: that directory, or nothing, as a device has it
 //! * [`guard`]: every operation's arguments, checked in one place
 //! * [`local`]: file systems of the host that hold what was written to them at once
 //! * [`budget`]: how many descriptors a guest may make the process hold
@@ -27,10 +28,12 @@ mod guard;
 mod local;
 mod metrics;
 mod session;
+mod source;
 #[cfg(test)]
 mod tests;
 mod worker;
 
 pub use device::Fs;
 pub use error::FsError;
+pub use export::{open, open_here, own_mounts};
 pub use metrics::FsMetrics;

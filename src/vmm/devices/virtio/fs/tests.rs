@@ -15,6 +15,7 @@ use self::client::*;
 use super::{Fs, FsError};
 use crate::vmm::config::{Export, FsConfig, Share};
 use crate::vmm::devices::virtio::{DeviceState, SaveError, VirtioDevice};
+use crate::vmm::host::{Host, Opened};
 
 /// A directory with a file in it.
 fn folder() -> TempDir {
@@ -129,7 +130,11 @@ fn several_shares_are_one_tree() {
 fn what_cannot_be_shared_is_named() {
     let folder = folder();
     let error = |tag: &str, export| {
-        Fs::new(&FsConfig { tag: tag.into(), export: Some(export) }).unwrap_err()
+        Fs::new(
+            &FsConfig { tag: tag.into(), export: Some(export), opened: Opened::default() },
+            &Host::default(),
+        )
+        .unwrap_err()
     };
     assert!(matches!(error("", directory(folder.path(), false)), FsError::Tag(_)));
     assert!(matches!(error(&"x".repeat(37), directory(folder.path(), false)), FsError::Tag(_)));
@@ -149,7 +154,11 @@ fn what_cannot_be_shared_is_named() {
 
 #[test]
 fn a_slot_has_a_tag_and_nothing_to_mount() {
-    let slot = Fs::new(&FsConfig { tag: "rootfs".into(), export: None }).unwrap();
+    let slot = Fs::new(
+        &FsConfig { tag: "rootfs".into(), export: None, opened: Opened::default() },
+        &Host::default(),
+    )
+    .unwrap();
     let mut config = [0xff; 44];
     slot.read_config(0, &mut config);
     assert_eq!(config[..40], [b"rootfs".as_slice(), &[0; 30], &[1, 0, 0, 0]].concat());
@@ -170,8 +179,12 @@ fn only_what_is_not_mounted_can_be_saved_and_goes_on_with_its_tag() {
     assert_eq!(client.fs.positions().unwrap()[1].next_used, 2);
     let saved = client.fs.save();
     assert_eq!(saved, DeviceState::Fs { tag: "t".into() });
-    let config = FsConfig { tag: "u".into(), export: Some(directory(folder.path(), false)) };
-    let mut plugged = Fs::new(&config).unwrap();
+    let config = FsConfig {
+        tag: "u".into(),
+        export: Some(directory(folder.path(), false)),
+        opened: Opened::default(),
+    };
+    let mut plugged = Fs::new(&config, &Host::default()).unwrap();
     plugged.restore(&saved).unwrap();
     let mut tag = [0; 2];
     plugged.read_config(0, &mut tag);

@@ -20,9 +20,11 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::metrics::FsMetrics;
 use super::session::Session;
+use super::source::Source;
 use crate::vmm::devices::virtio::Interrupt;
 use crate::vmm::devices::virtio::ring::{Ring, RingError};
 use crate::vmm::exit::lock;
+use crate::vmm::host::Host;
 
 /// What there is between the driver's DRIVER_OK and its reset.
 #[derive(Debug)]
@@ -33,8 +35,8 @@ pub struct Active {
     pub memory: GuestMemoryMmap,
     /// How the guest is interrupted.
     pub interrupt: Arc<Interrupt>,
-    /// What the messages are about.
-    pub session: Session,
+    /// What the messages are about; none before the worker has come to it.
+    pub session: Option<Session>,
 }
 
 impl Active {
@@ -56,9 +58,16 @@ impl Active {
         Ok(more)
     }
 
+    /// Whether the guest has mounted the file system.
+    pub fn is_mounted(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::is_mounted)
+    }
+
     /// Serves one request; tells whether there was one.
     fn serve_one(&mut self) -> Result<bool, RingError> {
-        let Self { rings, memory, interrupt, session } = self;
+        let Self { rings, memory, interrupt, session: Some(session) } = self else {
+            return Ok(false);
+        };
         for ring in rings.iter_mut() {
             if let Some(chain) = ring.pop()? {
                 let head = chain.head_index();
@@ -89,6 +98,7 @@ struct Shared {
     turn: Condvar,
     wake: EventFd,
     events: [EventFd; 2],
+    source: Source,
     metrics: Arc<FsMetrics>,
 }
 
@@ -100,8 +110,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker without a thread yet, which will be notified of requests by `events`.
-    pub fn new(events: [EventFd; 2], metrics: Arc<FsMetrics>) -> io::Result<Self> {
+    /// A worker that will be notified of requests by `events`. Its thread is made now: when a driver
+    /// comes, none may be made any more.
+    pub fn new(
+        events: [EventFd; 2],
+        source: Source,
+        host: &Host,
+        metrics: Arc<FsMetrics>,
+    ) -> io::Result<Self> {
         let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         let shared = Shared {
             state: Mutex::default(),
@@ -109,19 +125,22 @@ impl Worker {
             turn: Condvar::new(),
             wake,
             events,
+            source,
             metrics,
         };
-        Ok(Self { shared: Arc::new(shared), thread: None })
+        let shared = Arc::new(shared);
+        let (its, host) = (Arc::clone(&shared), host.clone());
+        // Fuzz targets serve on their own thread: what they do is to be the same each time.
+        if cfg!(fuzzing) {
+            return Ok(Self { shared, thread: None });
+        }
+        let thread = Builder::new().name("fs".into()).spawn(move || its.run(&host))?;
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// Lets it work on these queues.
     pub fn activate(&mut self, active: Active) -> io::Result<()> {
         self.with(|state| state.active = Some(active));
-        // Fuzz targets serve on their own thread: what they do is to be the same each time.
-        if self.thread.is_none() && !cfg!(fuzzing) {
-            let shared = Arc::clone(&self.shared);
-            self.thread = Some(Builder::new().name("fs".into()).spawn(move || shared.run())?);
-        }
         // Requests that were there before DRIVER_OK were notified of to nobody.
         self.shared.wake.write(1)
     }
@@ -187,12 +206,15 @@ impl Drop for Worker {
 }
 
 impl Shared {
-    fn run(&self) {
+    fn run(&self, host: &Host) {
         let guard = PanicGuard(self);
         if let Err(error) = act_for_the_guest() {
             log::warn!("file system device: the guest's users cannot be acted for: {error}");
         }
         let mut patience = Patience::new();
+        if let Err(error) = self.source.confine(host) {
+            panic!("the thread of a file system cannot be confined: {error}");
+        }
         loop {
             let since = Instant::now();
             if !guard.0.wait() {
@@ -240,6 +262,13 @@ impl Shared {
             let Some(active) = state.active.as_mut() else {
                 return true;
             };
+            if active.session.is_none() {
+                match self.source.session(&active.memory, &self.metrics) {
+                    Ok(session) => active.session = Some(session),
+                    // The driver would wait for ever.
+                    Err(error) => panic!("cannot serve a file system: {error}"),
+                }
+            }
             match self.advance(active, patience) {
                 Ok(true) => {}
                 Ok(false) => return true,

@@ -12,7 +12,7 @@ use super::mac;
 use super::metrics::NetMetrics;
 use super::offload::Features;
 use super::rx::{Received, Rx};
-use super::tap::Tap;
+use super::tap::{self, Tap};
 use super::tx::Tx;
 use crate::vmm::config::NetConfig;
 use crate::vmm::devices::virtio::buffers::Buffers;
@@ -64,11 +64,14 @@ impl Net {
     /// Those of the tap name it: see [`NetError`].
     pub fn new(config: &NetConfig) -> Result<Self, NetError> {
         let mac = mac::choose(config.mac)?;
-        let tap = config.tap.as_deref().map(Tap::open).transpose()?;
+        let tap = match (config.opened.get(), config.tap.as_deref()) {
+            (Some(file), _) => Some(file.try_clone().map_err(NetError::Descriptor)?),
+            (None, name) => name.map(tap::open).transpose()?,
+        };
         let event =
-            || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(NetError::EventFd);
+            || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(NetError::Descriptor);
         Ok(Self {
-            tap,
+            tap: tap.map(Tap::new),
             config: config_space(mac),
             mac_given: config.mac.is_some(),
             queue_events: [event()?, event()?],
@@ -85,7 +88,11 @@ impl Net {
     /// The host is out of eventfds.
     #[cfg(fuzzing)]
     pub fn on_socket(socket: std::os::fd::OwnedFd) -> Result<Self, NetError> {
-        let mut net = Self::new(&NetConfig { tap: None, mac: Some([2, 0, 0, 0, 0, 7]) })?;
+        let mut net = Self::new(&NetConfig {
+            tap: None,
+            mac: Some([2, 0, 0, 0, 0, 7]),
+            opened: crate::vmm::host::Opened::default(),
+        })?;
         net.tap = Some(Tap::of_socket(socket));
         Ok(net)
     }

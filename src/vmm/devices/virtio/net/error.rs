@@ -61,7 +61,7 @@ pub enum NetError {
     /// no random bytes for a hardware address
     #[error("no random hardware address")]
     Random(#[source] getrandom::Error),
-    /// the host is out of eventfds
-    #[error("no eventfd for a network device")]
-    EventFd(#[source] io::Error),
+    /// the host is out of descriptors
+    #[error("no descriptor for a network device")]
+    Descriptor(#[source] io::Error),
 }

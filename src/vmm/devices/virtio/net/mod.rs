@@ -24,3 +24,4 @@ mod tx;
 pub use device::Net;
 pub use error::NetError;
 pub use metrics::NetMetrics;
+pub use tap::open;

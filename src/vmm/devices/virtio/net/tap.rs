@@ -19,34 +19,9 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Opens the interface `name`, with offload headers of [`header::LEN`] bytes.
-    pub fn open(name: &str) -> Result<Self, NetError> {
-        let mut request = interface_request(name)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/net/tun")
-            .map_err(|source| NetError::NoTun { tap: name.to_owned(), source })?;
-        let tap = Self { file };
-
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-        request.ifr_ifru.ifru_flags = c_short::try_from(flags).unwrap_or_default();
-        // SAFETY: TUNSETIFF reads and writes an ifreq.
-        let result =
-            unsafe { libc::ioctl(tap.file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-        Errno::result(result).map_err(|errno| attach_error(name, errno))?;
-
-        let len = c_int::try_from(header::LEN).unwrap_or_default();
-        // SAFETY: TUNSETVNETHDRSZ reads an int.
-        let result =
-            unsafe { libc::ioctl(tap.file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) };
-        Errno::result(result).map_err(|errno| NetError::Setup {
-            tap: name.to_owned(),
-            what: "setting the header length",
-            source: errno.into(),
-        })?;
-        Ok(tap)
+    /// One that [`open`] has opened.
+    pub fn new(file: File) -> Self {
+        Self { file }
     }
 
     /// A socket in the place of an interface.
@@ -68,6 +43,33 @@ impl Tap {
         Errno::result(result)?;
         Ok(())
     }
+}
+
+/// Opens the interface `name`, with offload headers of [`header::LEN`] bytes.
+pub fn open(name: &str) -> Result<File, NetError> {
+    let mut request = interface_request(name)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")
+        .map_err(|source| NetError::NoTun { tap: name.to_owned(), source })?;
+
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    request.ifr_ifru.ifru_flags = c_short::try_from(flags).unwrap_or_default();
+    // SAFETY: TUNSETIFF reads and writes an ifreq.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    Errno::result(result).map_err(|errno| attach_error(name, errno))?;
+
+    let len = c_int::try_from(header::LEN).unwrap_or_default();
+    // SAFETY: TUNSETVNETHDRSZ reads an int.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) };
+    Errno::result(result).map_err(|errno| NetError::Setup {
+        tap: name.to_owned(),
+        what: "setting the header length",
+        source: errno.into(),
+    })?;
+    Ok(file)
 }
 
 impl AsFd for Tap {

@@ -18,6 +18,7 @@ use crate::vmm::devices::virtio::testing::{
     DATA, Driver, interrupt, memory, raised, readable, writable,
 };
 use crate::vmm::devices::virtio::{Activation, Interrupt, VirtioDevice};
+use crate::vmm::host::Opened;
 
 const TAP: &str = "amptest0";
 
@@ -25,7 +26,11 @@ const TAP: &str = "amptest0";
 const ETHERTYPE: u16 = 0x88b5;
 
 fn config(tap: &str) -> NetConfig {
-    NetConfig { tap: Some(tap.to_owned()), mac: Some([2, 0, 0, 0, 0, 7]) }
+    NetConfig {
+        tap: Some(tap.to_owned()),
+        mac: Some([2, 0, 0, 0, 0, 7]),
+        opened: Opened::default(),
+    }
 }
 
 /// Runs a test on a thread that has a network namespace of its own, or says why it cannot run.
@@ -315,7 +320,9 @@ fn the_configuration_space_has_the_address_and_a_link() {
         net.read_config(0, &mut space);
         assert_eq!(space, [2, 0, 0, 0, 0, 7, 1, 0, 0, 0]);
         let mac = Some([1, 0, 0, 0, 0, 0]);
-        let error = Net::new(&NetConfig { tap: Some(TAP.to_owned()), mac }).unwrap_err();
+        let error =
+            Net::new(&NetConfig { tap: Some(TAP.to_owned()), mac, opened: Opened::default() })
+                .unwrap_err();
         assert!(matches!(error, NetError::Mac(_)));
     });
 }

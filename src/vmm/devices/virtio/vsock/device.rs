@@ -90,7 +90,9 @@ impl Vsock {
                 .map_err(|source| VsockError::Host { what: "eventfd", source })
         };
         let listener = match &config.listener {
-            Some(listener) => Listener::take_over(listener.clone(), &config.uds_path)?,
+            Some(listener) => {
+                Listener::take_over(listener.clone(), &config.uds_path, config.ports.clone())?
+            }
             None => Listener::bind(&config.uds_path)?,
         };
         let metrics = Arc::<VsockMetrics>::default();

@@ -172,11 +172,16 @@ fn broken_rings_stop_the_device() {
 fn context_ids_are_checked_and_told() {
     let dir = tempfile::tempdir().unwrap();
     for guest_cid in [0, 2, u64::from(u32::MAX), 1 << 32] {
-        let config = VsockConfig { guest_cid, uds_path: dir.path().join("v"), listener: None };
+        let config =
+            VsockConfig { guest_cid, uds_path: dir.path().join("v"), listener: None, ports: None };
         assert!(matches!(Vsock::new(&config), Err(VsockError::Cid(_))));
     }
-    let config =
-        VsockConfig { guest_cid: 0x1234_5678, uds_path: dir.path().join("v"), listener: None };
+    let config = VsockConfig {
+        guest_cid: 0x1234_5678,
+        uds_path: dir.path().join("v"),
+        listener: None,
+        ports: None,
+    };
     let vsock = Vsock::new(&config).unwrap();
     let mut bytes = [0xff; 10];
     vsock.read_config(0, &mut bytes);

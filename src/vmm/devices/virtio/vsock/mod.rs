@@ -35,4 +35,5 @@ pub use device::Vsock;
 pub use error::VsockError;
 #[cfg(fuzzing)]
 pub use handshake::{Handshake, parse as parse_handshake};
+pub use listener::{connect_to_port, listen};
 pub use metrics::VsockMetrics;

@@ -35,7 +35,12 @@ pub struct Guest {
 impl Guest {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config = VsockConfig { guest_cid: CID, uds_path: dir.path().join("v"), listener: None };
+        let config = VsockConfig {
+            guest_cid: CID,
+            uds_path: dir.path().join("v"),
+            listener: None,
+            ports: None,
+        };
         let memory = memory();
         let mut guest = Self {
             vsock: Vsock::new(&config).unwrap(),

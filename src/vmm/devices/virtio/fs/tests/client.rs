@@ -13,6 +13,7 @@ use crate::vmm::devices::virtio::testing::{
     Buffer, DATA, Driver, interrupt, memory, readable, writable,
 };
 use crate::vmm::devices::virtio::{Activation, Interrupt, VirtioDevice};
+use crate::vmm::host::{Host, Opened};
 
 pub const LOOKUP: u32 = 1;
 pub const FORGET: u32 = 2;
@@ -68,10 +69,15 @@ pub fn directory(path: &Path, read_only: bool) -> Export {
 
 /// The device that exports this; none, with the reason printed, where mounts are not permitted.
 pub fn device(export: Option<Export>) -> Option<Fs> {
-    match Fs::new(&FsConfig { tag: "t".into(), export }) {
-        Err(FsError::Path { source, .. } | FsError::Mount { source, .. })
-            if source.kind() == std::io::ErrorKind::PermissionDenied =>
-        {
+    match Fs::new(
+        &FsConfig { tag: "t".into(), export, opened: Opened::default() },
+        &Host::default(),
+    ) {
+        Err(
+            FsError::Path { source, .. }
+            | FsError::Mount { source, .. }
+            | FsError::Namespace(source),
+        ) if source.kind() == std::io::ErrorKind::PermissionDenied => {
             println!("skipped: sharing needs the right to mount: {source}");
             None
         }

@@ -1,0 +1,64 @@
+//! What a device serves: the top of an export, or nothing in an empty slot.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use vm_memory::GuestMemoryMmap;
+
+use super::budget::Budget;
+use super::error::FsError;
+use super::export;
+use super::guard::Guard;
+use super::local::LocalDevices;
+use super::metrics::FsMetrics;
+use super::session::Session;
+use crate::vmm::config::{Export, FsConfig};
+use crate::vmm::host::{Host, Role};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Source {
+    /// None in an empty slot.
+    root: Option<Arc<OwnedFd>>,
+    /// Names of what was put together to be the root.
+    shares: Vec<String>,
+}
+
+impl Source {
+    /// What a configuration names, opened here where it is not open yet.
+    pub fn of(config: &FsConfig) -> Result<Self, FsError> {
+        let root = match (config.opened.get(), &config.export) {
+            (Some(root), _) => Some(Arc::clone(root)),
+            (None, Some(export)) => Some(Arc::new(export::open(&config.tag, export)?)),
+            (None, None) => None,
+        };
+        let shares = match &config.export {
+            Some(Export::Tree(shares)) => shares.keys().cloned().collect(),
+            Some(Export::Directory(_)) | None => Vec::new(),
+        };
+        Ok(Self { root, shares })
+    }
+
+    /// Takes from the calling thread what it does not need to serve this.
+    pub fn confine(&self, host: &Host) -> io::Result<()> {
+        host.confine(if self.root.is_some() { Role::Shares } else { Role::Devices })
+    }
+
+    /// A session with a driver.
+    pub fn session(
+        &self,
+        memory: &GuestMemoryMmap,
+        metrics: &Arc<FsMetrics>,
+    ) -> io::Result<Session> {
+        let guard = match &self.root {
+            Some(root) => {
+                let local = LocalDevices::of(root.as_fd(), &self.shares);
+                let budget = Budget::new()?;
+                Some(Guard::new(Arc::clone(root), local, budget, Arc::clone(metrics))?)
+            }
+            None => None,
+        };
+        Session::new(guard, memory, Arc::clone(metrics)).map_err(io::Error::other)
+    }
+}

@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use ampoule::process::Process;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -223,8 +224,16 @@ fn output_that_does_not_end_is_waited_for_until_somebody_has_enough() {
     let hostile = Hostile::new("output-open");
     let mut child = hostile.command("cold", &["--rm"]).spawn().unwrap();
     read_until(child.stdout.as_mut().unwrap(), "ready\n");
-    signal(&child, Signal::SIGTERM);
-    let done = hostile.end(&mut child, String::new());
+    let keeper = Process::of(i32::try_from(child.id()).unwrap()).unwrap();
+    let done = std::thread::scope(|scope| {
+        // One that comes before the program's end is for the program.
+        scope.spawn(|| {
+            while keeper.signal(Signal::SIGTERM).is_ok() {
+                std::thread::yield_now();
+            }
+        });
+        hostile.end(&mut child, String::new())
+    });
     assert_eq!(done.code, 9, "{done:?}");
 }
 

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::vmm::config::MachineConfig;
+use crate::vmm::config::{FsConfig, MachineConfig};
 use crate::vmm::snapshot::state::Plugs;
 
 /// The keeper's first message. With it come descriptors, in this order, as far as they are there: a
@@ -58,13 +58,17 @@ pub enum Start {
 }
 
 impl Start {
-    /// Whether the machine serves files of the host.
-    pub fn serves_files(&self) -> bool {
-        let shares = match self {
+    /// The directories that the machine is to serve, and slots for some.
+    pub fn shares(&self) -> &[FsConfig] {
+        match self {
             Self::Boot(config) => &config.shares,
             Self::Restore(plugs, _) => &plugs.shares,
-        };
-        shares.iter().any(|share| share.export.is_some())
+        }
+    }
+
+    /// Whether the machine serves files of the host.
+    pub fn serves_files(&self) -> bool {
+        self.shares().iter().any(|share| share.export.is_some())
     }
 }
 

@@ -160,8 +160,7 @@ pub fn limit_resources(serves_files: bool) -> nix::Result<()> {
 /// Makes a tree with nothing in it the root, read-only. What serves files finds its own descriptors
 /// in it, at `/proc/self/fd`: it has to open again, for reading or writing, what it holds for looking.
 fn empty_root(serves_files: bool) -> io::Result<()> {
-    let own = clone_tree(AT_FDCWD, c"/proc/self/fd", 0).map(Some);
-    let own = if serves_files { own? } else { None };
+    let own = serves_files.then(|| clone_tree(AT_FDCWD, c"/proc/self/fd", 0)).transpose()?;
     let root = tmpfs()?;
     if own.is_some() {
         for path in ["proc", "proc/self", "proc/self/fd"] {

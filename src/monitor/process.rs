@@ -196,11 +196,8 @@ fn open(start: &mut Start, confinement: &Arc<Seal>) -> Result<(), MachineError> 
 
 /// Tops of the directories that the machine serves.
 fn shares(start: &Start) -> Vec<BorrowedFd<'_>> {
-    let shares = match start {
-        Start::Boot(config) => &config.shares,
-        Start::Restore(plugs, _) => &plugs.shares,
-    };
-    shares.iter().filter_map(|share| share.opened.get()).map(|top| top.as_fd()).collect()
+    let shares = start.shares().iter();
+    shares.filter_map(|share| share.opened.get()).map(|top| top.as_fd()).collect()
 }
 
 /// A snapshot's state, its memory, and the pages that starts from it touch.

@@ -269,6 +269,7 @@ pub fn start(
     backing: Backing,
     template: Option<&Template>,
 ) -> Result<(Monitored, Launched), SandboxError> {
+    let size = (!backing.callers_group).then(|| shape.size());
     match template {
         Some(template) => {
             let mut snapshot = vec![template.state.as_fd(), template.memory.as_fd()];
@@ -277,15 +278,15 @@ pub fn start(
                 Some(_) => TouchedPages::Known,
                 None => TouchedPages::Watched,
             };
-            let size = (!backing.callers_group).then(|| shape.size());
             Ok((resume(kept, size, backing, &snapshot, touched)?, Launched::Warm))
         }
-        None => boot(kept, shape, backing),
+        None => boot(kept, size, shape, backing),
     }
 }
 
 fn boot(
     kept: &Kept,
+    size: Option<Size>,
     shape: &Shape,
     backing: Backing,
 ) -> Result<(Monitored, Launched), SandboxError> {
@@ -299,7 +300,6 @@ fn boot(
         machine.disks = backing.disks;
     }
     let start = Start::Boot(machine);
-    let size = (!backing.callers_group).then(|| shape.size());
     let guest = Monitored::start(&kept.id, size, start, &vsock, &kept.folder.control(), &[])?;
     Ok((guest, Launched::Cold(listener)))
 }

@@ -87,14 +87,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let saved = &snapshot.state.config;
     let size = Size { memory_mib: saved.memory_mib, vcpus: saved.vcpus };
     let files = [state.as_fd(), snapshot.memory.as_fd()];
-    attendance.run(
-        Start::Restore(plugs, TouchedPages::Ignored),
-        &files,
-        vsock,
-        serial,
-        seal,
-        Some(size),
-    )
+    attendance.run(Start::Restore(plugs, TouchedPages::Ignored), &files, vsock, serial, seal, size)
 }
 
 fn open(folder: &Path, name: &'static str) -> Result<File, RestoreError> {

@@ -96,7 +96,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let (serial, vsock) =
         (config.serial, config.vsock.as_ref().map(|vsock| vsock.uds_path.clone()));
     let size = Size { memory_mib: config.memory_mib, vcpus: config.vcpus };
-    attendance.run(Start::Boot(config), &[], vsock, serial, seal, Some(size))
+    attendance.run(Start::Boot(config), &[], vsock, serial, seal, size)
 }
 
 #[cfg(test)]

@@ -74,7 +74,7 @@ impl Attendance {
         vsock: Option<PathBuf>,
         serial: SerialMode,
         seal: Seal,
-        size: Option<Size>,
+        size: Size,
     ) -> Result<ExitCode, Failure> {
         let console = serial == SerialMode::Stdio;
         let vsock = match vsock {
@@ -101,7 +101,7 @@ impl Attendance {
         // Dropped on every way out of here, before a failure is printed.
         let _terminal = if console { RawTerminal::enter()? } else { None };
         let id = format!("vm-{}", std::process::id());
-        let group = size.and_then(|size| Group::make(&id, size)).filter(|_| !seal.no_jail);
+        let group = if seal.no_jail { None } else { Group::make(&id, size) };
         let wanted = Wanted { id: &id, config, descriptors, console, group };
         let mut monitor = Monitor::spawn(wanted)?;
         match self.wait(&monitor)? {

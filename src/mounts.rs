@@ -4,6 +4,10 @@ use std::ffi::{CStr, c_int, c_long, c_uint};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+use nix::unistd::{chdir, chroot, fchdir, pivot_root};
+
 // From the kernel's include/uapi/linux/mount.h: libc does not have them.
 const MOVE_MOUNT_F_EMPTY_PATH: c_uint = 4;
 const FSOPEN_CLOEXEC: c_uint = 1;
@@ -82,6 +86,19 @@ pub fn move_mount(root: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &CStr) -> io::
             MOVE_MOUNT_F_EMPTY_PATH,
         )
     })
+}
+
+/// Makes a mount that is attached to `/` the root of the calling thread's mount namespace, and leaves
+/// nothing of the old one in it.
+pub fn become_root(root: BorrowedFd<'_>) -> io::Result<()> {
+    fchdir(root)?;
+    match pivot_root(".", ".") {
+        Ok(()) => umount2(".", MntFlags::MNT_DETACH)?,
+        // The root of a host that runs from its initial RAM disk cannot be exchanged.
+        Err(Errno::EINVAL) => chroot(".")?,
+        Err(errno) => return Err(errno.into()),
+    }
+    Ok(chdir("/")?)
 }
 
 fn done(result: c_long) -> io::Result<()> {

@@ -3,12 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::vmm::config::{FsConfig, MachineConfig};
+use crate::vmm::config::{Export, FsConfig, MachineConfig};
 use crate::vmm::snapshot::state::Plugs;
 
 /// The keeper's first message. With it come descriptors, in this order, as far as they are there: a
-/// user namespace, the vsock device's listening socket, the way to the host's ports, the control socket,
-/// the snapshot's state and memory, the pages that starts from it touch.
+/// user namespace, the top of a share that is [`Export::Given`], the vsock device's listening socket, the
+/// way to the host's ports, the control socket, the snapshot's state and memory, the pages that starts from
+/// it touch.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MonitorConfig {
@@ -64,6 +65,15 @@ impl Start {
             Self::Boot(config) => &config.shares,
             Self::Restore(plugs, _) => &plugs.shares,
         }
+    }
+
+    /// The share whose top is handed over; there is at most one.
+    pub fn given_share(&mut self) -> Option<&mut FsConfig> {
+        let shares = match self {
+            Self::Boot(config) => &mut config.shares,
+            Self::Restore(plugs, _) => &mut plugs.shares,
+        };
+        shares.iter_mut().find(|share| share.export == Some(Export::Given))
     }
 
     /// Whether the machine serves files of the host.

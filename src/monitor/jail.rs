@@ -15,16 +15,17 @@ use landlock::{
 };
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
-use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{Pid, chdir, chroot, fchdir, geteuid, pivot_root, setgroups};
+use nix::unistd::{Pid, geteuid, setgroups};
 
 use super::control::{Identity, Jailed};
-use crate::mounts::{NODEV, NOEXEC, NOSUID, RDONLY, clone_tree, move_mount, set_attributes, tmpfs};
+use crate::mounts::{
+    NODEV, NOEXEC, NOSUID, RDONLY, become_root, clone_tree, move_mount, set_attributes, tmpfs,
+};
 use crate::vmm::host::Role;
 
 /// First of the 4,194,304 users and groups that monitors are: this number and their pid (at most
@@ -176,14 +177,7 @@ fn empty_root(serves_files: bool) -> io::Result<()> {
         move_mount(own.as_fd(), root.as_fd(), c"proc/self/fd")?;
     }
     set_attributes(root.as_fd(), 0, RDONLY | NOSUID | NODEV | NOEXEC)?;
-    fchdir(&root)?;
-    match pivot_root(".", ".") {
-        Ok(()) => umount2(".", MntFlags::MNT_DETACH)?,
-        // The root of a host that runs from its initial RAM disk cannot be exchanged.
-        Err(Errno::EINVAL) => chroot(".")?,
-        Err(errno) => return Err(errno.into()),
-    }
-    Ok(chdir("/")?)
+    become_root(root.as_fd())
 }
 
 /// No file but those of the shares, no TCP port, no abstract socket and no process of others: where

@@ -24,7 +24,7 @@ use crate::report::chain;
 use crate::vmm::devices::list::DeviceError;
 use crate::vmm::devices::virtio::fs;
 use crate::vmm::exit::Exit;
-use crate::vmm::host::{Confinement, Role};
+use crate::vmm::host::{Confinement, Opened, Role};
 use crate::vmm::machine::{Machine, MachineError, Running};
 use crate::vmm::opening;
 use crate::vmm::snapshot::Snapshot;
@@ -113,6 +113,10 @@ fn start(
 ) -> Result<Result<(Running, Option<OwnedFd>), StartError>, ChannelError> {
     let jailed = config.jail;
     let user_namespace = descriptors.next_if(jailed.is_some_and(|jail| jail.user_namespace))?;
+    let mut start = config.machine;
+    if let Some(share) = start.given_share() {
+        share.opened = Opened::new(descriptors.next()?);
+    }
     let sockets = Sockets {
         vsock: descriptors
             .next_if(config.vsock)?
@@ -120,7 +124,6 @@ fn start(
         ports: descriptors.next_if(config.ports)?,
     };
     let listener = descriptors.next_if(config.control)?;
-    let mut start = config.machine;
     let files = match &start {
         Start::Boot(_) => None,
         Start::Restore(_, touched) => {

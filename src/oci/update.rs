@@ -440,7 +440,7 @@ mod tests {
     }
 
     fn shape() -> Shape {
-        Shape { vcpus: 2, memory_mib: 512, kernel: None }
+        Shape { vcpus: 2, memory_mib: 512, kernel: None, slots: crate::sandbox::Slots::CONTAINER }
     }
 
     fn changed(before: Value, asked: Value) -> Result<(Value, Value, Option<Vec<usize>>), String> {

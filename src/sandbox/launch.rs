@@ -1,7 +1,8 @@
 //! Starts a sandbox: its folder and its monitor, cold from the kernel on or warm from a template.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::error::SandboxError;
 use super::fork::{Fork, Frozen};
@@ -36,21 +37,23 @@ pub const GUEST_CID: u64 = 3;
 /// What of the host's is plugged into a guest.
 #[derive(Debug, Clone, Default)]
 pub struct Backing {
-    /// Disks; none leaves the slot for one empty.
+    /// Disks, the first slots'; those behind stay empty.
     pub disks: Vec<DiskConfig>,
     /// What the guest finds in the file system [`SHARE`].
     pub export: Option<Export>,
+    /// The top of a tree ([`super::shares::SharedTree`]) in that place, whose entries come and go.
+    pub top: Option<Arc<OwnedFd>>,
     /// The monitor is in this process's control group, and has none of its own.
     pub callers_group: bool,
 }
 
 impl Backing {
     fn shares(&self) -> Vec<FsConfig> {
-        vec![FsConfig {
-            tag: SHARE.to_owned(),
-            export: self.export.clone(),
-            opened: Opened::default(),
-        }]
+        let (export, opened) = match &self.top {
+            Some(top) => (Some(Export::Given), Opened::shared(top.clone())),
+            None => (self.export.clone(), Opened::default()),
+        };
+        vec![FsConfig { tag: SHARE.to_owned(), export, opened }]
     }
 }
 
@@ -296,8 +299,11 @@ fn boot(
         .map_err(SandboxError::host("cannot listen for the guest's agent"))?;
     let mut machine = template::machine(&files, shape, &vsock);
     machine.shares = backing.shares();
-    if !backing.disks.is_empty() {
-        machine.disks = backing.disks;
+    if backing.disks.len() > machine.disks.len() {
+        return Err(SandboxError::Machine("it has fewer places for disks".into()));
+    }
+    for (slot, disk) in machine.disks.iter_mut().zip(backing.disks) {
+        *slot = disk;
     }
     let start = Start::Boot(machine);
     let guest = Monitored::start(&kept.id, size, start, &vsock, &kept.folder.control(), &[])?;

@@ -6,6 +6,7 @@
 //! * [`Registry`]: the sandboxes of this host, their folders, names and state
 //! * [`options`], [`spec`]: what a user asks for, and the OCI `config.json` it becomes
 //! * [`launch`], [`container`]: monitor and agent, then the container's process
+//! * [`shares`]: directories that a guest sees while it runs, and then no more
 //! * [`log`], [`timings`]: what a detached container wrote; when what happened
 //! * [`stats`]: what a running one takes of the host
 
@@ -24,6 +25,7 @@ mod options;
 mod places;
 mod registry;
 mod shape;
+pub mod shares;
 pub(crate) mod signals;
 pub mod spec;
 mod state;
@@ -40,7 +42,8 @@ pub use launch::SHARE;
 pub use options::{LEAST_MEMORY, Options};
 pub use places::Places;
 pub use registry::{Entry, Folder, Registry, RegistryError};
-pub use shape::Shape;
+pub use shape::{Shape, Slots};
+pub use shares::{SharedTree, SharedTreeError};
 pub use spec::SpecError;
 pub use state::{State, StateError, Status};
 pub use streams::Ends;

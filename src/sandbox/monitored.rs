@@ -45,12 +45,12 @@ impl Monitored {
     /// Starts a monitor, whose sockets are at these paths: that of the guest's vsock ports, and that
     /// for other commands. Whoever connects to them from here on is let in when the guest runs.
     ///
-    /// `snapshot` is what the start of a snapshot is handed. `size` is that of the monitor's own control
+    /// A share whose entries come and go has its top open. `snapshot` is what the start of a snapshot is handed. `size` is that of the monitor's own control
     /// group; without it, it is in this process's.
     pub fn start(
         id: &str,
         size: Option<Size>,
-        machine: Start,
+        mut machine: Start,
         vsock: &Path,
         control: &Path,
         snapshot: &[BorrowedFd<'_>],
@@ -62,7 +62,9 @@ impl Monitored {
         let ports = ports.transpose().map_err(&listening)?;
         let vsock: OwnedFd = UnixListener::bind(vsock).map_err(&listening)?.into();
         let control = server::listen_at(control).map_err(&listening)?;
-        let mut descriptors = vec![vsock.as_fd()];
+        let top = machine.given_share().and_then(|share| share.opened.get().cloned());
+        let mut descriptors: Vec<_> = top.iter().map(|top| top.as_fd()).collect();
+        descriptors.push(vsock.as_fd());
         descriptors.extend(ports.iter().map(AsFd::as_fd));
         descriptors.push(control.as_fd());
         descriptors.extend(snapshot);

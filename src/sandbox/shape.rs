@@ -12,7 +12,24 @@ const DEFAULT_MEMORY: u64 = 512 << 20;
 /// in 32 of the limit on top for the kernel's page descriptors and tables.
 const GUEST_OVERHEAD: u64 = 64 << 20;
 
-/// A machine's size, and what it boots.
+/// How many things can be plugged into a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slots {
+    /// Network interfaces.
+    pub nets: u8,
+    /// Disks.
+    pub disks: u8,
+}
+
+impl Slots {
+    /// Of one container: its image, and its network.
+    pub const CONTAINER: Self = Self { nets: 1, disks: 1 };
+
+    /// Of a pod, whose containers come and go.
+    pub const POD: Self = Self { nets: 4, disks: 8 };
+}
+
+/// A machine's size, what it boots, and what can be plugged into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     /// vCPUs.
@@ -21,9 +38,17 @@ pub struct Shape {
     pub memory_mib: u32,
     /// Another kernel than ampoule's.
     pub kernel: Option<PathBuf>,
+    /// Places for what comes later.
+    pub slots: Slots,
 }
 
 impl Shape {
+    /// The same machine for a pod.
+    #[must_use]
+    pub fn for_pod(self) -> Self {
+        Self { slots: Slots::POD, ..self }
+    }
+
     /// What a monitor of a sandbox of this shape is limited to.
     pub fn size(&self) -> Size {
         Size { memory_mib: self.memory_mib, vcpus: self.vcpus }
@@ -40,7 +65,7 @@ impl Shape {
             .map_or(DEFAULT_MEMORY, |limit| limit.saturating_add(limit / 32 + GUEST_OVERHEAD));
         let mib = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
         let memory_mib = mib.checked_next_multiple_of(step(mib)).unwrap_or(mib);
-        Self { vcpus, memory_mib, kernel }
+        Self { vcpus, memory_mib, kernel, slots: Slots::CONTAINER }
     }
 }
 

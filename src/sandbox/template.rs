@@ -182,13 +182,11 @@ pub fn machine(guest: &GuestFiles, shape: &Shape, vsock: &Path) -> MachineConfig
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
         serial: SerialMode::Off,
-        disks: vec![DiskConfig {
-            path: None,
-            read_only: true,
-            serial: Some(IMAGE_DISK.into()),
-            opened: Opened::default(),
-        }],
-        nets: vec![NetConfig { tap: None, mac: None, opened: Opened::default() }],
+        disks: disk_slots(shape.slots.disks),
+        nets: vec![
+            NetConfig { tap: None, mac: None, opened: Opened::default() };
+            usize::from(shape.slots.nets)
+        ],
         vsock: Some(VsockConfig {
             guest_cid: GUEST_CID,
             uds_path: vsock.to_owned(),
@@ -199,6 +197,22 @@ pub fn machine(guest: &GuestFiles, shape: &Shape, vsock: &Path) -> MachineConfig
         balloon: true,
         shares: vec![FsConfig { tag: SHARE.into(), export: None, opened: Opened::default() }],
         host: Host::default(),
+    }
+}
+
+/// One slot is for an image, which is there from the start. Several are for what comes later, which may be
+/// written to.
+fn disk_slots(count: u8) -> Vec<DiskConfig> {
+    let slot = |read_only, serial: Option<&str>| DiskConfig {
+        path: None,
+        read_only,
+        serial: serial.map(str::to_owned),
+        opened: Opened::default(),
+    };
+    if count == 1 {
+        vec![slot(true, Some(IMAGE_DISK))]
+    } else {
+        vec![slot(false, None); count.into()]
     }
 }
 

@@ -129,6 +129,8 @@ pub enum Export {
     Directory(Share),
     /// A read-only directory with an entry for each of these: directories, or single files.
     Tree(BTreeMap<String, Share>),
+    /// A directory that is handed over, with entries that come and go while the guest runs.
+    Given,
 }
 
 /// A directory or a file of the host that the guest sees.

@@ -56,6 +56,11 @@ impl<T> Opened<T> {
         Self(Some(Arc::new(opened)))
     }
 
+    /// It is open, and others have it too.
+    pub fn shared(opened: Arc<T>) -> Self {
+        Self(Some(opened))
+    }
+
     /// What was opened.
     pub fn get(&self) -> Option<&Arc<T>> {
         self.0.as_ref()

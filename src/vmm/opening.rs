@@ -1,7 +1,7 @@
 //! Opens everything of the host's that a machine is made of, before it is made: it can then be made
 //! where nothing can be opened any more.
 
-use super::config::{DiskConfig, FsConfig, MachineConfig, NetConfig};
+use super::config::{DiskConfig, Export, FsConfig, MachineConfig, NetConfig};
 use super::devices::list::DeviceError;
 use super::devices::virtio::{block, fs, net};
 use super::host::{Host, Opened};
@@ -43,6 +43,11 @@ fn devices(
             net.tap.as_deref().map(net::open).transpose()?.map(Opened::new).unwrap_or_default();
     }
     for FsConfig { tag, export, opened } in shares {
+        // Nobody but who has made it can open it.
+        if *export == Some(Export::Given) {
+            opened.get().ok_or_else(|| fs::FsError::NotGiven { tag: tag.clone() })?;
+            continue;
+        }
         let open = if alone { fs::open_here } else { fs::open };
         let root = export.as_ref().map(|export| open(tag, export)).transpose()?;
         *opened = root.map(Opened::new).unwrap_or_default();

@@ -36,6 +36,12 @@ pub enum FsError {
         /// what was to be shared
         path: PathBuf,
     },
+    /// nobody has handed over what is to be served
+    #[error("share {tag}: its directory was not handed over")]
+    NotGiven {
+        /// the device
+        tag: String,
+    },
     /// the kernel refused a mount
     #[error("share {tag}: cannot {what}")]
     Mount {

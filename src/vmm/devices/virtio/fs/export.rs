@@ -7,6 +7,8 @@
 //!
 //! Several shares are put together in a mount namespace that only a thread of their making ever sees:
 //! a read-only tmpfs with a mount for each. That whole tree is then cloned in turn.
+//!
+//! A tree whose entries come and go is its keeper's: it is made of the same parts, and handed over.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -43,7 +45,7 @@ pub fn open(tag: &str, export: &Export) -> Result<OwnedFd, FsError> {
         .map_err(|_| FsError::Host(io::Error::other("a thread panicked")))?
     };
     match export {
-        Export::Directory(_) => open_here(tag, export),
+        Export::Directory(_) | Export::Given => open_here(tag, export),
         Export::Tree(_) => apart(),
     }
 }
@@ -66,13 +68,14 @@ pub fn own_mounts() -> Result<(), FsError> {
 pub fn open_here(tag: &str, export: &Export) -> Result<OwnedFd, FsError> {
     match export {
         Export::Directory(share) => {
-            let root = clone(tag, share)?;
+            let root = clone_share(tag, share)?;
             if is_directory(&root).map_err(path_error(tag, &share.path))? {
                 return Ok(root);
             }
             Err(FsError::NotADirectory { tag: tag.into(), path: share.path.clone() })
         }
         Export::Tree(shares) => compose(tag, shares),
+        Export::Given => Err(FsError::NotGiven { tag: tag.into() }),
     }
 }
 
@@ -80,7 +83,7 @@ fn compose(tag: &str, shares: &BTreeMap<String, Share>) -> Result<OwnedFd, FsErr
     let failed = |what| move |source| FsError::Mount { tag: tag.into(), what, source };
     let clones = shares
         .iter()
-        .map(|(name, share)| Ok((entry_name(tag, name)?, share, clone(tag, share)?)))
+        .map(|(name, share)| Ok((entry_name(tag, name)?, share, clone_share(tag, share)?)))
         .collect::<Result<Vec<_>, FsError>>()?;
     let top = tmpfs().map_err(failed("make a file system for shares"))?;
     // Over what all paths begin with, and in no path's way: they begin below it.
@@ -96,7 +99,11 @@ fn compose(tag: &str, shares: &BTreeMap<String, Share>) -> Result<OwnedFd, FsErr
         .map_err(failed("put the shares together"))
 }
 
-fn entry_name(tag: &str, name: &str) -> Result<CString, FsError> {
+/// The name of an entry of a file system's top.
+///
+/// # Errors
+/// It is none.
+pub fn entry_name(tag: &str, name: &str) -> Result<CString, FsError> {
     let proper = !name.is_empty() && name != "." && name != ".." && !name.contains('/');
     let proper = proper && name.len() <= NAME_MAX;
     CString::new(name)
@@ -109,12 +116,14 @@ fn path_error(tag: &str, path: &Path) -> impl FnOnce(io::Error) -> FsError {
     move |source| FsError::Path { tag: tag.into(), path: path.into(), source }
 }
 
-fn is_directory(file: &OwnedFd) -> io::Result<bool> {
+/// Whether it is a directory, and not a single file.
+pub fn is_directory(file: &OwnedFd) -> io::Result<bool> {
     let kind = SFlag::from_bits_truncate(fstat(file)?.st_mode) & SFlag::S_IFMT;
     Ok(kind == SFlag::S_IFDIR)
 }
 
-fn mount_point(top: BorrowedFd<'_>, name: &CStr, directory: bool) -> io::Result<()> {
+/// Makes a place for a share at the top.
+pub fn mount_point(top: BorrowedFd<'_>, name: &CStr, directory: bool) -> io::Result<()> {
     if directory {
         return Ok(mkdirat(top, name, Mode::S_IRWXU)?);
     }
@@ -122,8 +131,11 @@ fn mount_point(top: BorrowedFd<'_>, name: &CStr, directory: bool) -> io::Result<
     Ok(openat(top, name, flags, Mode::S_IRUSR).map(drop)?)
 }
 
-/// A share's mounts.
-fn clone(tag: &str, share: &Share) -> Result<OwnedFd, FsError> {
+/// A share's mounts, attached nowhere.
+///
+/// # Errors
+/// It cannot be shared.
+pub fn clone_share(tag: &str, share: &Share) -> Result<OwnedFd, FsError> {
     let cloned = || {
         let path = CString::new(share.path.as_os_str().as_bytes())?;
         let root = clone_tree(AT_FDCWD, &path, libc::AT_RECURSIVE)?;

@@ -6,10 +6,8 @@
 //! here: names, flags that open something else than the file, the size of buffers, the number of
 //! descriptors.
 
-use std::cell::Cell;
 use std::ffi::CStr;
 use std::io;
-use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,10 +32,6 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest value, and list of names, of extended attributes that Linux has, in bytes.
 const XATTR_MAX: u32 = 65536;
 
-/// Bytes of directory entries that are read at once on the host: where there is room for none but
-/// "." and "..", which are left out, the directory would seem to end.
-const DIRECTORY: RangeInclusive<u32> = 1 << 12..=1 << 17;
-
 /// Longest name of a directory entry, in bytes.
 const NAME_MAX: usize = 255;
 
@@ -52,22 +46,16 @@ const OPEN_FLAGS: i32 = libc::O_ACCMODE
     | libc::O_SYNC
     | libc::O_TRUNC;
 
-/// Offsets in a directory behind "." and "..": no file system of the host has as many entries, or
-/// hashes of names in its last places.
-const BEHIND_SELF: u64 = BEHIND_PARENT - 1;
-const BEHIND_PARENT: u64 = i64::MAX as u64 - 8;
-
 /// `FOPEN_NOFLUSH` of the kernel's include/uapi/linux/fuse.h, which fuse-backend-rs does not have.
 const NOFLUSH: u32 = 1 << 5;
 
-/// How often a directory is read anew whose first entry vanished while it was read.
-const VANISHED_RETRIES: u32 = 16;
-
 /// The guest's view of one exported directory.
 pub struct Guard {
-    files: PassthroughFs,
+    pub(super) files: PassthroughFs,
     root: Arc<OwnedFd>,
     root_device: AtomicU64,
+    /// How long the top's entries may be taken for true.
+    top_timeout: Duration,
     /// Where the last close of a file has nothing to say.
     local: LocalDevices,
     budget: Budget,
@@ -76,10 +64,11 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Serves what `root` is the top of.
+    /// Serves what `root` is the top of. With `changing`, its entries come and go: the guest asks
+    /// again each time, and so has none of them in memory that nothing uses.
     pub fn new(
         root: Arc<OwnedFd>,
-        local: LocalDevices,
+        changing: bool,
         budget: Budget,
         metrics: Arc<FsMetrics>,
     ) -> io::Result<Self> {
@@ -100,9 +89,10 @@ impl Guard {
         })?;
         Ok(Self {
             files,
-            root,
             root_device: AtomicU64::new(0),
-            local,
+            top_timeout: if changing { Duration::ZERO } else { TIMEOUT },
+            local: LocalDevices::of(root.as_fd()),
+            root,
             budget,
             mounted: AtomicBool::new(false),
             metrics,
@@ -133,7 +123,7 @@ impl Guard {
     }
 
     /// Whether the guest may know, or have open, one file more.
-    fn one_more(&self) -> io::Result<()> {
+    pub(super) fn one_more(&self) -> io::Result<()> {
         self.budget.check(self.root.as_fd()).inspect_err(|_| {
             self.metrics.over_budget.add(1);
         })
@@ -164,10 +154,19 @@ impl Guard {
         options
     }
 
+    /// An entry that was found: of the top, what is mounted there may be another than before.
+    pub(super) fn found(&self, parent: u64, name: &[u8], entry: Entry) -> Entry {
+        if parent == ROOT_ID && entry.attr.st_dev != self.root_device.load(Ordering::Relaxed) {
+            self.local.look(self.root.as_fd(), name);
+        }
+        self.entry(parent, entry)
+    }
+
     /// Tells the guest of a mount point: there begin other inode numbers.
     fn entry(&self, parent: u64, mut entry: Entry) -> Entry {
         let is_directory = entry.attr.st_mode & libc::S_IFMT == libc::S_IFDIR;
         let crosses = if parent == ROOT_ID {
+            entry.entry_timeout = self.top_timeout;
             entry.attr.st_dev != self.root_device.load(Ordering::Relaxed)
         } else {
             mount_of(entry.inode) != mount_of(parent)
@@ -176,68 +175,6 @@ impl Guard {
             entry.attr_flags |= ATTR_SUBMOUNT;
         }
         entry
-    }
-
-    fn list(
-        &self,
-        context: &Context,
-        directory: u64,
-        (handle, size, offset): (u64, u32, u64),
-        add: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
-    ) -> io::Result<()> {
-        self.one_more()?;
-        let size = size.clamp(*DIRECTORY.start(), *DIRECTORY.end());
-        let Some(offset) = self.list_itself(context, directory, offset, add)? else {
-            return Ok(());
-        };
-        let added = Cell::new(false);
-        let mut add = |listed: DirEntry<'_>, entry: Entry| {
-            // The first one always fits: an answer without any is the directory's end.
-            if added.get() && self.one_more().is_err() {
-                return Ok(0);
-            }
-            let entry = self.entry(directory, entry);
-            add(listed, entry).inspect(|n| added.set(added.get() || *n > 0))
-        };
-        let mut empty = false;
-        for _ in 0..VANISHED_RETRIES {
-            match self.files.readdirplus(context, directory, handle, size, offset, &mut add) {
-                // Removed on the host since the names were read: they are read again.
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-                // Or the directory's end, if it is found so twice.
-                Ok(()) if !added.get() && !empty => empty = true,
-                result => return result,
-            }
-        }
-        Err(io::Error::from_raw_os_error(libc::EIO))
-    }
-
-    /// Lists "." and "..", which fuse-backend-rs leaves out. The offset behind them; none if there
-    /// was no room for both.
-    fn list_itself(
-        &self,
-        context: &Context,
-        directory: u64,
-        offset: u64,
-        add: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
-    ) -> io::Result<Option<u64>> {
-        let names: &[(&[u8], u64)] = match offset {
-            0 => &[(b".", BEHIND_SELF), (b"..", BEHIND_PARENT)],
-            BEHIND_SELF => &[(b"..", BEHIND_PARENT)],
-            BEHIND_PARENT => &[],
-            within => return Ok(Some(within)),
-        };
-        // The parent's number is the guest's to know.
-        let (attr, _) = self.files.getattr(context, directory, None)?;
-        for (name, offset) in names {
-            let listed =
-                DirEntry { ino: attr.st_ino, offset: *offset, type_: libc::DT_DIR.into(), name };
-            // Without a node: the guest has looked it up already.
-            if add(listed, Entry::default())? == 0 {
-                return Ok(None);
-            }
-        }
-        Ok(Some(0))
     }
 }
 
@@ -275,7 +212,8 @@ impl FileSystem for Guard {
     fn lookup(&self, context: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
         self.name(name)?;
         self.one_more()?;
-        Ok(self.entry(parent, self.files.lookup(context, parent, name)?))
+        let entry = self.files.lookup(context, parent, name)?;
+        Ok(self.found(parent, name.to_bytes(), entry))
     }
 
     fn forget(&self, context: &Context, inode: u64, count: u64) {

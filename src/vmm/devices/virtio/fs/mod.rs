@@ -8,6 +8,7 @@
 //!   cannot be written through it, as the kernel sees to that
 //! * [`source`]: that directory, or nothing, as a device has it
 //! * [`guard`]: every operation's arguments, checked in one place
+//! * [`listing`]: directories, with the names that fuse-backend-rs leaves out
 //! * [`local`]: file systems of the host that hold what was written to them at once
 //! * [`budget`]: how many descriptors a guest may make the process hold
 //! * [`copy`]: a request's descriptors, as they were when they were checked
@@ -25,6 +26,7 @@ mod error;
 mod event_handler;
 mod export;
 mod guard;
+mod listing;
 mod local;
 mod metrics;
 mod session;
@@ -35,5 +37,5 @@ mod worker;
 
 pub use device::Fs;
 pub use error::FsError;
-pub use export::{open, open_here, own_mounts};
+pub use export::{clone_share, entry_name, is_directory, mount_point, open, open_here, own_mounts};
 pub use metrics::FsMetrics;

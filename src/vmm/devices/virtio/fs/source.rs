@@ -1,7 +1,7 @@
 //! What a device serves: the top of an export, or nothing in an empty slot.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
@@ -10,7 +10,6 @@ use super::budget::Budget;
 use super::error::FsError;
 use super::export;
 use super::guard::Guard;
-use super::local::LocalDevices;
 use super::metrics::FsMetrics;
 use super::session::Session;
 use crate::vmm::config::{Export, FsConfig};
@@ -21,8 +20,8 @@ use crate::vmm::host::{Host, Role};
 pub struct Source {
     /// None in an empty slot.
     root: Option<Arc<OwnedFd>>,
-    /// Names of what was put together to be the root.
-    shares: Vec<String>,
+    /// Its entries come and go.
+    changing: bool,
 }
 
 impl Source {
@@ -33,11 +32,7 @@ impl Source {
             (None, Some(export)) => Some(Arc::new(export::open(&config.tag, export)?)),
             (None, None) => None,
         };
-        let shares = match &config.export {
-            Some(Export::Tree(shares)) => shares.keys().cloned().collect(),
-            Some(Export::Directory(_)) | None => Vec::new(),
-        };
-        Ok(Self { root, shares })
+        Ok(Self { root, changing: config.export == Some(Export::Given) })
     }
 
     /// Takes from the calling thread what it does not need to serve this.
@@ -53,9 +48,8 @@ impl Source {
     ) -> io::Result<Session> {
         let guard = match &self.root {
             Some(root) => {
-                let local = LocalDevices::of(root.as_fd(), &self.shares);
                 let budget = Budget::new()?;
-                Some(Guard::new(Arc::clone(root), local, budget, Arc::clone(metrics))?)
+                Some(Guard::new(Arc::clone(root), self.changing, budget, Arc::clone(metrics))?)
             }
             None => None,
         };

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use super::super::budget::Budget;
 use super::super::export;
 use super::super::guard::Guard;
-use super::super::local::LocalDevices;
 use super::*;
 use fuse_backend_rs::abi::fuse_abi::FsOptions;
 use fuse_backend_rs::api::filesystem::{Context, FileSystem};
@@ -193,9 +192,8 @@ fn a_guest_holds_no_more_files_than_it_may() {
     let metrics = Arc::default();
     let root = Arc::new(export::open("t", &directory(&path, false)).unwrap());
     // What other tests have open counts too, so that only the refusal can be told.
-    let local = LocalDevices::of(root.as_fd(), &[]);
     let guard =
-        Guard::new(Arc::clone(&root), local, Budget::below(0), Arc::clone(&metrics)).unwrap();
+        Guard::new(Arc::clone(&root), false, Budget::below(0), Arc::clone(&metrics)).unwrap();
     guard.init(FsOptions::empty()).unwrap();
     let context = Context::default();
     let full = |error: std::io::Error| error.raw_os_error() == Some(libc::ENFILE);

@@ -95,7 +95,7 @@ pub enum TouchedPages {
 }
 
 /// What is asked of a running monitor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum MonitorRequest {
     /// Answered with [`MonitorEvent::Timings`].
@@ -112,6 +112,36 @@ pub enum MonitorRequest {
     Snapshot {
         /// So that the memory can be verified later.
         checksum: bool,
+    },
+    /// Plug in a network interface, a tap whose descriptor comes with this. Of the keeper alone, as all
+    /// that follow. [`MonitorEvent::Done`].
+    PlugNet {
+        /// Into which of the machine's network devices.
+        slot: u8,
+        /// The device's address from now on.
+        mac: Option<[u8; 6]>,
+    },
+    /// Take a network interface out. [`MonitorEvent::Done`].
+    UnplugNet {
+        /// Of which network device.
+        slot: u8,
+    },
+    /// Plug in a disk, whose file's or block device's descriptor comes with this. [`MonitorEvent::Done`]
+    /// when the guest has been told of its capacity, which it may need a moment to take in.
+    PlugDisk {
+        /// Into which of the machine's disks.
+        slot: u8,
+        /// How long it is, in bytes.
+        bytes: u64,
+        /// Refuse writes.
+        read_only: bool,
+        /// Its serial number, at most 20 bytes.
+        serial: Option<String>,
+    },
+    /// Take a disk out; the guest is to have let go of it. [`MonitorEvent::Done`].
+    UnplugDisk {
+        /// Which of the machine's disks.
+        slot: u8,
     },
 }
 

@@ -17,7 +17,7 @@ use super::control::{Cause, Jailed, MonitorConfig, MonitorEvent, Start, TouchedP
 use super::jail::{self, Jail, JailError};
 use super::ports::{Closed, Ports};
 use super::seccomp::{self, violation};
-use super::server::Server;
+use super::server::{Asker, Server};
 use super::spawn::CONTROL;
 use crate::clock::now_us;
 use crate::report::chain;
@@ -264,7 +264,7 @@ fn serve(
         if fds[0].any() == Some(true) {
             return Ok(());
         }
-        if fds[1].any() == Some(true) && !server.attend(control)? {
+        if fds[1].any() == Some(true) && !server.attend(control, Asker::Keeper)? {
             return Ok(());
         }
         server.process();

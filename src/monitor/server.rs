@@ -15,6 +15,7 @@ use super::channel::{Channel, ChannelError};
 use super::control::{MonitorEvent, MonitorRequest};
 use crate::clock::micros;
 use crate::report::chain;
+use crate::vmm::devices::virtio::{Place, Plug};
 use crate::vmm::machine::{Paused, Running};
 
 /// Most clients at a time; who comes then waits for one to go.
@@ -22,6 +23,15 @@ const MAX_CLIENTS: usize = 16;
 
 /// Descriptors that come with a request for a snapshot: state and memory.
 const SNAPSHOT_FILES: usize = 2;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// Who has started the monitor.
+    Keeper,
+    /// Whoever has connected to the control socket.
+    Other,
+}
 
 /// Makes a control socket at `path`, for its owner alone (by its folder).
 pub fn listen_at(path: &Path) -> io::Result<OwnedFd> {
@@ -59,7 +69,7 @@ impl<'a> Server<'a> {
     pub fn process(&mut self) {
         let mut clients = std::mem::take(&mut self.clients);
         // One that does not take its answer, or asks for nonsense, is done with.
-        clients.retain(|client| matches!(self.attend(client), Ok(true)));
+        clients.retain(|client| matches!(self.attend(client, Asker::Other), Ok(true)));
         self.clients = clients;
         while self.clients.len() < MAX_CLIENTS
             && let Some(client) = self.accept()
@@ -85,10 +95,10 @@ impl<'a> Server<'a> {
     }
 
     /// Answers a client's next request, if it has one: whether it is still there.
-    pub fn attend(&mut self, client: &Channel) -> Result<bool, ChannelError> {
+    pub fn attend(&mut self, client: &Channel, asker: Asker) -> Result<bool, ChannelError> {
         match client.receive_with(SNAPSHOT_FILES) {
             Ok(Some((request, files))) => {
-                let answer = self.answer(request, files);
+                let answer = self.answer(request, files, asker);
                 client.send(&answer)?;
                 Ok(true)
             }
@@ -98,28 +108,53 @@ impl<'a> Server<'a> {
         }
     }
 
-    fn answer(&mut self, request: MonitorRequest, files: Vec<OwnedFd>) -> MonitorEvent {
-        match request {
+    fn answer(
+        &mut self,
+        request: MonitorRequest,
+        files: Vec<OwnedFd>,
+        asker: Asker,
+    ) -> MonitorEvent {
+        let done = match request {
             MonitorRequest::Timings => {
                 let first_run_us = self.running.first_run().map_or(0, micros);
                 return MonitorEvent::Timings { entered_us: self.entered_us, first_run_us };
             }
             MonitorRequest::Pause => {
                 self.paused.get_or_insert_with(|| self.running.pause());
+                Ok(())
             }
-            MonitorRequest::Resume => self.paused = None,
-            MonitorRequest::Touched => {
-                if let Err(message) = self.touched(files) {
-                    return MonitorEvent::Refused { message };
-                }
+            MonitorRequest::Resume => {
+                self.paused = None;
+                Ok(())
             }
-            MonitorRequest::Snapshot { checksum } => {
-                if let Err(message) = self.snapshot(files, checksum) {
-                    return MonitorEvent::Refused { message };
-                }
+            MonitorRequest::Touched => self.touched(files),
+            MonitorRequest::Snapshot { checksum } => self.snapshot(files, checksum),
+            _ if asker != Asker::Keeper => Err("only the sandbox's keeper may ask for that".into()),
+            // The devices are locked by this very thread.
+            _ if self.paused.is_some() => Err("the machine is paused".into()),
+            MonitorRequest::PlugNet { slot, mac } => plug_file("a network interface", files)
+                .and_then(|tap| self.plug(Place::Net(slot.into()), Plug::Net { tap, mac })),
+            MonitorRequest::PlugDisk { slot, bytes, read_only, serial } => {
+                plug_file("a disk", files).and_then(|file| {
+                    let disk = Plug::Disk { file, bytes, read_only, serial };
+                    self.plug(Place::Disk(slot.into()), disk)
+                })
             }
+            MonitorRequest::UnplugNet { slot } => self.unplug(Place::Net(slot.into())),
+            MonitorRequest::UnplugDisk { slot } => self.unplug(Place::Disk(slot.into())),
+        };
+        match done {
+            Ok(()) => MonitorEvent::Done,
+            Err(message) => MonitorEvent::Refused { message },
         }
-        MonitorEvent::Done
+    }
+
+    fn plug(&self, place: Place, plug: Plug) -> Result<(), String> {
+        self.running.plug(place, plug).map_err(|error| chain(&error))
+    }
+
+    fn unplug(&self, place: Place) -> Result<(), String> {
+        self.running.unplug(place).map_err(|error| chain(&error))
     }
 
     fn touched(&self, files: Vec<OwnedFd>) -> Result<(), String> {
@@ -139,4 +174,11 @@ impl<'a> Server<'a> {
         };
         paused.save(&state, &memory, checksum).map_err(|error| chain(&error))
     }
+}
+
+/// The one descriptor of what is plugged in.
+fn plug_file(what: &str, files: Vec<OwnedFd>) -> Result<File, String> {
+    let [file]: [OwnedFd; 1] =
+        files.try_into().map_err(|_| format!("{what} comes with one descriptor"))?;
+    Ok(file.into())
 }

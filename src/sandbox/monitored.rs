@@ -1,5 +1,6 @@
 //! A guest that this process keeps, by way of its monitor: the wait for its agent, and its death.
 
+use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -21,6 +22,9 @@ use crate::monitor::ports;
 use crate::monitor::seccomp::violation;
 use crate::monitor::server;
 use crate::monitor::spawn::{Monitor, Wanted};
+use crate::report::chain;
+use crate::vmm::config::DiskConfig;
+use crate::vmm::devices::virtio::block;
 
 /// How long a guest may take to boot. It bounds what a hung guest can hold up; a host with hardware
 /// virtualization needs less than a second.
@@ -210,6 +214,44 @@ impl Monitored {
     ) -> Result<(), SandboxError> {
         self.monitor.ask(request, descriptors)?;
         self.death()?.map_or(Ok(()), Err)
+    }
+
+    /// Plugs a disk into a slot: what its configuration names is opened, and locked. Its sectors of 512
+    /// bytes, by which the agent knows that the guest has taken its capacity in.
+    pub fn plug_disk(&mut self, slot: u8, disk: &DiskConfig) -> Result<u64, SandboxError> {
+        let opened = block::open(disk).map_err(|error| SandboxError::Refused(chain(&error)))?;
+        let Some(mut file) = opened else {
+            return Err(SandboxError::Refused("a disk that is plugged in has a file".into()));
+        };
+        // The size in the metadata of a block device is 0.
+        let bytes = file
+            .seek(SeekFrom::End(0))
+            .map_err(SandboxError::host("cannot find the size of a disk"))?;
+        let (read_only, serial) = (disk.read_only, disk.serial.clone());
+        let request = MonitorRequest::PlugDisk { slot, bytes, read_only, serial };
+        self.ask(request, &[file.as_fd()])?;
+        Ok(block::sectors_of(bytes))
+    }
+
+    /// Empties a slot for disks. The guest is to have let go of it.
+    pub fn unplug_disk(&mut self, slot: u8) -> Result<(), SandboxError> {
+        self.ask(MonitorRequest::UnplugDisk { slot }, &[])
+    }
+
+    /// Plugs a tap interface that was opened as [`crate::vmm::devices::virtio::net::open`] does into a
+    /// slot; with a hardware address for the device, which the agent tells the guest.
+    pub fn plug_net(
+        &mut self,
+        slot: u8,
+        tap: BorrowedFd<'_>,
+        mac: Option<[u8; 6]>,
+    ) -> Result<(), SandboxError> {
+        self.ask(MonitorRequest::PlugNet { slot, mac }, &[tap])
+    }
+
+    /// Empties a slot for network interfaces: the guest's stays, and leads nowhere.
+    pub fn unplug_net(&mut self, slot: u8) -> Result<(), SandboxError> {
+        self.ask(MonitorRequest::UnplugNet { slot }, &[])
     }
 
     /// Adds to a template what the first start from it, which is this one's, has touched. One that

@@ -15,7 +15,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -24,7 +23,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{SFlag, fstatat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, fchdir, unlinkat};
 
 use super::launch::SHARE;
 use crate::mounts::{
@@ -86,9 +85,12 @@ impl SharedTree {
     /// On a thread that is alone with its mounts, and will lose them.
     fn make() -> io::Result<Self> {
         let namespace = File::open("/proc/thread-self/ns/mnt")?;
-        let places = tmpfs()?;
-        let top = clone_tree(places.as_fd(), c"", libc::AT_EMPTY_PATH)?;
+        // To the namespace's own root: that of this process may be a directory somewhere in it, and `..`
+        // of what is mounted there would lead on.
+        setns(&namespace, CloneFlags::CLONE_NEWNS)?;
+        let top = tmpfs()?;
         move_mount(top.as_fd(), AT_FDCWD, c"/")?;
+        let places = clone_tree(top.as_fd(), c"", libc::AT_EMPTY_PATH)?;
         // Attributes of this mount alone: what is mounted on it has its own.
         set_attributes(top.as_fd(), 0, RDONLY | NOSUID | NODEV | NOEXEC)?;
         become_root(top.as_fd())?;
@@ -126,9 +128,8 @@ impl SharedTree {
         fs::entry_name(SHARE, name)?;
         let failed = |source| SharedTreeError::Change { what: "remove", name: name.into(), source };
         let detached = self.inside(|| {
-            // In there, the top is the root.
-            let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
-            Ok(umount2(&Path::new("/").join(name), flags)?)
+            fchdir(self.top.as_fd())?;
+            Ok(umount2(name, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?)
         });
         match detached.map_err(|error| error.raw_os_error()) {
             // EINVAL: nothing is mounted there, as after a removal that got so far.

@@ -24,8 +24,8 @@ use crate::vmm::devices::bus::Bus;
 use crate::vmm::devices::list::{self, DeviceError};
 use crate::vmm::devices::serial::{Console, Input, Port, SerialState};
 use crate::vmm::devices::thread::DeviceThread;
-use crate::vmm::devices::virtio::VirtioDevice;
 use crate::vmm::devices::virtio::mmio::SharedDevice;
+use crate::vmm::devices::virtio::{Place, Plug, PlugError, VirtioDevice};
 use crate::vmm::exit::{Ending, Exit, RunError, lock};
 use crate::vmm::host::Role;
 use crate::vmm::kvm::{KvmError, Vm};
@@ -303,6 +303,33 @@ impl Running {
     pub fn touched(&self) -> io::Result<Touched> {
         let Parts { config, memory, .. } = &self.parts;
         Touched::of(memory, &*config.host.own_pages()?)
+    }
+
+    /// Plugs something into one of its devices.
+    ///
+    /// # Errors
+    /// There is no such device, or it does not take it. The machine is as it was.
+    pub fn plug(&self, place: Place, plug: Plug) -> Result<(), PlugError> {
+        lock(self.device_at(place)?).plug(plug)
+    }
+
+    /// Takes out what is plugged into one of its devices.
+    ///
+    /// # Errors
+    /// There is no such device, or nothing in it.
+    pub fn unplug(&self, place: Place) -> Result<(), PlugError> {
+        lock(self.device_at(place)?).unplug()
+    }
+
+    /// Disks are the first devices, network devices come behind them.
+    fn device_at(&self, place: Place) -> Result<&SharedDevice, PlugError> {
+        let MachineConfig { disks, nets, .. } = &self.parts.config;
+        let (index, count, first) = match place {
+            Place::Disk(index) => (index, disks.len(), 0),
+            Place::Net(index) => (index, nets.len(), disks.len()),
+        };
+        let device = (index < count).then(|| self.devices.get(first + index)).flatten();
+        device.ok_or(PlugError::NoPlace(place))
     }
 
     /// A handle with which any thread can stop the machine.

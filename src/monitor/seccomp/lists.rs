@@ -174,6 +174,8 @@ const CONTROL: &[Allowed] = &[
                 KVM_GET_CLOCK,
                 KVM_GET_MSR_INDEX_LIST,
                 KVM_CHECK_EXTENSION,
+                // A tap that is plugged into a running machine.
+                TUNSETOFFLOAD,
             ],
         ),
     ),

@@ -2,6 +2,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use nix::fcntl::{OFlag, openat};
 use nix::sys::signal::{Signal, kill};
@@ -91,7 +92,8 @@ fn the_top_leads_nowhere_and_nothing_of_the_hosts_is_in_its_namespace() {
     }
     // What a thread finds there that goes in.
     let found = tree.inside(|| {
-        let names: Vec<_> = fs::read_dir("/")?.map(|entry| entry.map(|e| e.file_name())).collect();
+        nix::unistd::fchdir(tree.top().as_fd())?;
+        let names: Vec<_> = fs::read_dir("..")?.map(|entry| entry.map(|e| e.file_name())).collect();
         assert_eq!(names.into_iter().collect::<io::Result<Vec<_>>>()?, ["a"]);
         Ok(())
     });

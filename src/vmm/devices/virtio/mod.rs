@@ -12,6 +12,7 @@ pub mod fs;
 mod interrupt;
 pub mod mmio;
 pub mod net;
+mod plug;
 mod ring;
 pub mod rng;
 mod state;
@@ -21,6 +22,7 @@ pub mod vsock;
 
 pub use counter::Counter;
 pub use interrupt::{Interrupt, InterruptState};
+pub use plug::{Place, Plug, PlugError};
 pub use state::{DeviceState, QueuePosition, RestoreError, SaveError};
 
 use std::os::fd::AsRawFd;
@@ -94,6 +96,23 @@ pub trait VirtioDevice: MutEventSubscriber + Send + std::fmt::Debug {
 
     /// The driver is ready.
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
+
+    /// Takes something while the machine runs. The driver goes on as it is.
+    ///
+    /// # Errors
+    /// The device has something already, or nothing can be plugged into it.
+    fn plug(&mut self, plug: Plug) -> Result<(), PlugError> {
+        let _ = plug;
+        Err(PlugError::OtherDevice)
+    }
+
+    /// Lets go of what was plugged in.
+    ///
+    /// # Errors
+    /// There is nothing.
+    fn unplug(&mut self) -> Result<(), PlugError> {
+        Err(PlugError::OtherDevice)
+    }
 
     /// Has work stop that is not done under the device's lock, until [`VirtioDevice::resume`]: the
     /// machine is being paused.

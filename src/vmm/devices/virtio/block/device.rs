@@ -1,5 +1,6 @@
 //! The block device: its configuration space, features and states.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use virtio_bindings::virtio_blk::{
@@ -21,8 +22,8 @@ use crate::vmm::config::DiskConfig;
 use crate::vmm::devices::virtio::buffers::{Buffers, Direction};
 use crate::vmm::devices::virtio::ring::{Drained, Handled, Ring, RingError};
 use crate::vmm::devices::virtio::{
-    ActivateError, Activation, DeviceState, Interrupt, QueuePosition, RestoreError, VirtioDevice,
-    read_config_space,
+    ActivateError, Activation, DeviceState, Interrupt, Plug, PlugError, QueuePosition,
+    RestoreError, VirtioDevice, read_config_space,
 };
 
 /// Entries of the request queue.
@@ -41,6 +42,8 @@ const CONFIG_LEN: usize = 60;
 #[derive(Debug)]
 pub struct Block {
     disk: Disk,
+    /// What it is when nothing is plugged in: capacity, and what the driver may do.
+    slot: (u64, bool),
     id: [u8; ID_BYTES],
     config: [u8; CONFIG_LEN],
     pub(super) queue_events: [EventFd; 1],
@@ -63,13 +66,14 @@ impl Block {
     /// # Errors
     /// All name the disk: see [`BlockError`].
     pub fn new(config: &DiskConfig) -> Result<Self, BlockError> {
-        let id = serial_number(config)?;
+        let id = serial_number(config.path.as_deref(), config.serial.as_deref())?;
         let disk = Disk::open(config)?;
         let event =
             EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(BlockError::Descriptor)?;
         Ok(Self {
             id,
             config: config_space(disk.sectors()),
+            slot: (disk.sectors(), config.read_only),
             disk,
             queue_events: [event],
             active: None,
@@ -80,6 +84,15 @@ impl Block {
     /// What the device counts.
     pub fn metrics(&self) -> Arc<BlockMetrics> {
         Arc::clone(&self.metrics)
+    }
+
+    /// Has another disk in the place of what was there, and tells the driver of its capacity.
+    fn exchange(&mut self, disk: Disk, id: [u8; ID_BYTES]) -> Result<(), PlugError> {
+        self.config = config_space(disk.sectors());
+        (self.disk, self.id) = (disk, id);
+        let Some(active) = &self.active else { return Ok(()) };
+        let what = "tell the guest of a disk's capacity";
+        active.interrupt.configuration_changed().map_err(|source| PlugError::Host { what, source })
     }
 
     /// Works off the queue, if the driver has set one up.
@@ -146,7 +159,9 @@ impl VirtioDevice for Block {
 
     fn device_features(&self) -> u64 {
         let always = [VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_TOPOLOGY];
-        let by_kind: &[u32] = if self.disk.read_only() {
+        // Not what is plugged in: a driver does not ask again.
+        let (_, read_only) = self.slot;
+        let by_kind: &[u32] = if read_only {
             &[VIRTIO_BLK_F_RO]
         } else {
             &[VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES]
@@ -184,7 +199,9 @@ impl VirtioDevice for Block {
         let DeviceState::Block { sectors, slot } = *state else {
             return Err(RestoreError::OtherDevice);
         };
-        if slot {
+        // A slot without any capacity has what is plugged into it later.
+        if slot && (sectors > 0 || self.disk.is_empty()) {
+            self.slot.0 = sectors;
             self.disk.make_slot(sectors);
             self.config = config_space(sectors);
         } else if sectors != self.disk.sectors() {
@@ -194,14 +211,38 @@ impl VirtioDevice for Block {
         Ok(())
     }
 
+    fn plug(&mut self, plug: Plug) -> Result<(), PlugError> {
+        let Plug::Disk { file, bytes, read_only, serial } = plug else {
+            return Err(PlugError::OtherDevice);
+        };
+        if !self.disk.is_empty() {
+            return Err(PlugError::InUse);
+        }
+        let id = serial_number(None, serial.as_deref())?;
+        if bytes == 0 {
+            return Err(BlockError::Empty { path: PathBuf::new() }.into());
+        }
+        // A driver that has agreed on a read-only disk writes to none.
+        let (_, offered_read_only) = self.slot;
+        self.exchange(Disk::plugged(file, bytes, read_only || offered_read_only), id)
+    }
+
+    fn unplug(&mut self) -> Result<(), PlugError> {
+        if self.disk.is_empty() {
+            return Err(PlugError::Empty);
+        }
+        let (sectors, read_only) = self.slot;
+        self.exchange(Disk::empty(sectors, read_only), [0; ID_BYTES])
+    }
+
     fn reset(&mut self) {
         self.active = None;
     }
 }
 
-fn serial_number(config: &DiskConfig) -> Result<[u8; ID_BYTES], BlockError> {
+fn serial_number(path: Option<&Path>, serial: Option<&str>) -> Result<[u8; ID_BYTES], BlockError> {
     let mut id = [0; ID_BYTES];
-    let Some(serial) = &config.serial else {
+    let Some(serial) = serial else {
         return Ok(id);
     };
     let printable = !serial.is_empty() && serial.bytes().all(|byte| byte.is_ascii_graphic());
@@ -209,8 +250,8 @@ fn serial_number(config: &DiskConfig) -> Result<[u8; ID_BYTES], BlockError> {
         Some(field) if printable => field.copy_from_slice(serial.as_bytes()),
         _ => {
             return Err(BlockError::Serial {
-                path: config.path.clone().unwrap_or_default(),
-                serial: serial.clone(),
+                path: path.map(Path::to_owned).unwrap_or_default(),
+                serial: serial.to_owned(),
             });
         }
     }

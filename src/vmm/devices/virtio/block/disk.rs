@@ -18,8 +18,9 @@ pub const SECTOR_SHIFT: u32 = 9;
 /// Bytes of a sector.
 pub const SECTOR: usize = 1 << SECTOR_SHIFT;
 
-/// Sectors of an empty slot (1 TiB): more than any image, so that what is plugged into it needs no
-/// change of the capacity, of which the guest would have to hear first.
+/// Sectors of an empty slot (1 TiB) for a disk that is only read: more than any image, so that what a
+/// restored machine has there needs no change of the capacity, of which the guest would have to hear first.
+/// A slot that can be written to has none: what is plugged into it while the machine runs has its own.
 const SLOT_SECTORS: u64 = 1 << 31;
 
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
@@ -84,6 +85,11 @@ pub fn open(config: &DiskConfig) -> Result<Option<File>, BlockError> {
     Ok(Some(file))
 }
 
+/// Sectors of a disk of so many bytes: its last one is whole.
+pub fn sectors_of(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << SECTOR_SHIFT)
+}
+
 impl Disk {
     /// Opens and locks a disk: exclusively to write to it, shared to read it. The lock is advisory
     /// (`flock`) and goes with the process.
@@ -94,7 +100,8 @@ impl Disk {
             None => open(config)?,
         };
         let Some(mut file) = opened else {
-            return Ok(Self { file: None, sectors: SLOT_SECTORS, slot: true, read_only });
+            let sectors = if read_only { SLOT_SECTORS } else { 0 };
+            return Ok(Self { file: None, sectors, slot: true, read_only });
         };
         let path = config.path.clone().unwrap_or_default();
         // The size in the metadata of a block device is 0.
@@ -106,8 +113,22 @@ impl Disk {
         if len == 0 {
             return Err(BlockError::Empty { path });
         }
-        let sectors = len.div_ceil(1 << SECTOR_SHIFT);
-        Ok(Self { file: Some(file), sectors, slot: false, read_only })
+        Ok(Self::plugged(file, len, read_only))
+    }
+
+    /// An empty slot of this capacity.
+    pub fn empty(sectors: u64, read_only: bool) -> Self {
+        Self { file: None, sectors, slot: true, read_only }
+    }
+
+    /// A file of so many bytes, which somebody else has opened and locked.
+    pub fn plugged(file: File, bytes: u64, read_only: bool) -> Self {
+        Self { file: Some(file), sectors: sectors_of(bytes), slot: false, read_only }
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.file.is_none()
     }
 
     /// Whether its capacity is that of a slot, not its file's.

@@ -17,6 +17,6 @@ mod request;
 mod tests;
 
 pub use device::Block;
-pub use disk::open;
+pub use disk::{open, sectors_of};
 pub use error::BlockError;
 pub use metrics::BlockMetrics;

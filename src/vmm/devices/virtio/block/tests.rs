@@ -18,6 +18,8 @@ use crate::vmm::devices::virtio::testing::{
 use crate::vmm::devices::virtio::{Activation, Interrupt, VirtioDevice};
 use crate::vmm::host::Opened;
 
+mod plug;
+
 const OK: u8 = 0;
 const IOERR: u8 = 1;
 const UNSUPP: u8 = 2;

@@ -18,8 +18,8 @@ use crate::vmm::config::NetConfig;
 use crate::vmm::devices::virtio::buffers::Buffers;
 use crate::vmm::devices::virtio::ring::{Drained, Ring, RingError};
 use crate::vmm::devices::virtio::{
-    ActivateError, Activation, DeviceState, Interrupt, QueuePosition, RestoreError, VirtioDevice,
-    read_config_space,
+    ActivateError, Activation, DeviceState, Interrupt, Plug, PlugError, QueuePosition,
+    RestoreError, VirtioDevice, read_config_space,
 };
 
 /// Entries of the receive and the transmit queue.
@@ -36,6 +36,10 @@ const LINK_UP: u8 = 1;
 pub struct Net {
     /// None in an empty slot.
     pub(super) tap: Option<Tap>,
+    /// Whether the device thread looks after the tap.
+    pub(super) watched: bool,
+    /// A tap that was taken away, until the device thread does not look after it any more.
+    pub(super) retired: Option<Tap>,
     config: [u8; CONFIG_LEN],
     /// The address is the configuration's, not a random one.
     mac_given: bool,
@@ -50,6 +54,7 @@ pub struct Net {
 /// What there is between the driver's DRIVER_OK and its reset.
 #[derive(Debug)]
 struct Active {
+    features: Features,
     rx: Rx,
     tx: Tx,
     interrupt: Arc<Interrupt>,
@@ -72,6 +77,8 @@ impl Net {
             || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(NetError::Descriptor);
         Ok(Self {
             tap: tap.map(Tap::new),
+            watched: false,
+            retired: None,
             config: config_space(mac),
             mac_given: config.mac.is_some(),
             queue_events: [event()?, event()?],
@@ -208,6 +215,7 @@ impl VirtioDevice for Net {
             .map_or(Ok(()), offloads)
             .map_err(|source| ActivateError::Host { what: "setting the tap's offloads", source })?;
         self.active = Some(Active {
+            features,
             rx: Rx::new(rx, Buffers::new(&memory), features),
             tx: Tx::new(tx, Buffers::new(&memory), features),
             interrupt,
@@ -236,6 +244,39 @@ impl VirtioDevice for Net {
         if !self.mac_given {
             self.config = config_space(mac);
         }
+        Ok(())
+    }
+
+    fn plug(&mut self, plug: Plug) -> Result<(), PlugError> {
+        let Plug::Net { tap, mac } = plug else {
+            return Err(PlugError::OtherDevice);
+        };
+        if self.tap.is_some() {
+            return Err(PlugError::InUse);
+        }
+        let mac = mac.map(|mac| mac::choose(Some(mac))).transpose()?;
+        let tap = Tap::new(tap);
+        let offloads = self.active.as_ref().map_or(0, |active| active.features.tap_offloads());
+        let what = "set the tap's offloads";
+        tap.set_offloads(offloads).map_err(|source| PlugError::Host { what, source })?;
+        if let Some(mac) = mac {
+            (self.config, self.mac_given) = (config_space(mac), true);
+        }
+        (self.tap, self.tap_has_frames) = (Some(tap), true);
+        // The device thread is to look after it; and there may be frames.
+        come_back(self.rx_event());
+        Ok(())
+    }
+
+    fn unplug(&mut self) -> Result<(), PlugError> {
+        let tap = self.tap.take().ok_or(PlugError::Empty)?;
+        // It is open as long as the device thread looks after it: its number must not become another's.
+        if std::mem::take(&mut self.watched) {
+            self.retired = Some(tap);
+            come_back(self.rx_event());
+        }
+        // What waited for room in it goes where nothing waits.
+        come_back(self.tx_event());
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use crate::vmm::config::NetConfig;
 use crate::vmm::devices::virtio::testing::{
     DATA, Driver, interrupt, memory, raised, readable, writable,
 };
-use crate::vmm::devices::virtio::{Activation, Interrupt, VirtioDevice};
+use crate::vmm::devices::virtio::{Activation, Interrupt, Plug, PlugError, VirtioDevice};
 use crate::vmm::host::Opened;
 
 const TAP: &str = "amptest0";
@@ -108,7 +108,11 @@ struct Machine {
 }
 
 fn machine() -> Machine {
-    let net = Arc::new(std::sync::Mutex::new(Net::new(&config(TAP)).unwrap()));
+    machine_of(&config(TAP))
+}
+
+fn machine_of(config: &NetConfig) -> Machine {
+    let net = Arc::new(std::sync::Mutex::new(Net::new(config).unwrap()));
     up(TAP);
     let host = packet_socket(TAP);
     let mut events = EventManager::new().unwrap();
@@ -150,6 +154,16 @@ impl Machine {
         for i in 0..count {
             self.rx.offer(&[writable(DATA + i * 0x600, 0x600)]);
         }
+    }
+
+    /// Sends a frame of 900 bytes: the how manieth it is says where it lies.
+    fn transmit(&mut self, count: u64, frame: &[u8]) {
+        let at = DATA + 0x10_0000 + count * 0x1000;
+        self.tx.write(at, &[0; header::LEN]);
+        self.tx.write(at + 12, frame);
+        self.tx.offer(&[readable(at, 12), readable(at + 12, 900)]);
+        self.kick(1);
+        self.settle();
     }
 
     fn host_receives(&self) -> Option<Vec<u8>> {
@@ -324,5 +338,45 @@ fn the_configuration_space_has_the_address_and_a_link() {
             Net::new(&NetConfig { tap: Some(TAP.to_owned()), mac, opened: Opened::default() })
                 .unwrap_err();
         assert!(matches!(error, NetError::Mac(_)));
+    });
+}
+
+#[test]
+fn a_tap_comes_and_goes_under_a_driver_that_is_at_work() {
+    in_own_network("a_tap_comes_and_goes_under_a_driver_that_is_at_work", || {
+        // The interface is there before the device has it.
+        let tap = tap::open(TAP).unwrap();
+        let mut m = machine_of(&NetConfig { tap: None, mac: None, opened: Opened::default() });
+        m.offer_rx(64);
+        m.activate();
+        m.settle();
+        let no_tap = std::fs::File::open("/dev/null").unwrap();
+        let refused = m.net.lock().unwrap().plug(Plug::Net { tap: no_tap, mac: None });
+        assert!(matches!(refused, Err(PlugError::Host { .. })));
+        assert!(matches!(m.net.lock().unwrap().unplug(), Err(PlugError::Empty)));
+
+        for (round, number) in (0u64..2).zip([0x51, 0x52]) {
+            let plug =
+                || Plug::Net { tap: tap.try_clone().unwrap(), mac: Some([2, 0, 0, 0, 0, 9]) };
+            m.net.lock().unwrap().plug(plug()).unwrap();
+            assert!(matches!(m.net.lock().unwrap().plug(plug()), Err(PlugError::InUse)));
+            m.settle();
+            let mut mac = [0; 6];
+            m.net.lock().unwrap().read_config(0, &mut mac);
+            assert_eq!(mac, [2, 0, 0, 0, 0, 9]);
+
+            let there = frame(1514, number);
+            let before = m.rx.used().len();
+            assert_eq!(send(m.host.as_raw_fd(), &there, MsgFlags::empty()), Ok(1514));
+            m.settle();
+            assert!(before > 0 || !m.rx.used().is_empty());
+            m.transmit(round, &frame(900, number));
+            assert_eq!(m.host_receives(), Some(frame(900, number)));
+
+            m.net.lock().unwrap().unplug().unwrap();
+            m.settle();
+            m.transmit(round + 2, &frame(900, number));
+            assert_eq!(m.host_receives(), None);
+        }
     });
 }

@@ -1,0 +1,95 @@
+//! Disks that come and go under a driver that is at work.
+
+use super::*;
+use crate::vmm::devices::virtio::{DeviceState, Plug, PlugError, RestoreError};
+
+fn slot(read_only: bool) -> Machine {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk");
+    fs::write(&path, [0x31; 1536]).unwrap();
+    let empty = DiskConfig { path: None, serial: None, ..config(PathBuf::new(), read_only) };
+    let block = Block::new(&empty).unwrap();
+    let memory = memory();
+    let driver = Driver::new(&memory, 0, 256);
+    let mut machine = Machine { _folder: folder, path, block, driver, interrupt: interrupt() };
+    let features = machine.block.device_features();
+    machine.activate(features);
+    machine
+}
+
+fn plug(m: &mut Machine, read_only: bool, serial: &str) -> Result<(), PlugError> {
+    let file = File::options().read(true).write(!read_only).open(&m.path).unwrap();
+    let bytes = file.metadata().unwrap().len();
+    m.block.plug(Plug::Disk { file, bytes, read_only, serial: Some(serial.into()) })
+}
+
+fn capacity(m: &Machine) -> u64 {
+    let mut sectors = [0; 8];
+    m.block.read_config(0, &mut sectors);
+    u64::from_le_bytes(sectors)
+}
+
+fn serial(m: &mut Machine) -> Vec<u8> {
+    assert_eq!(m.request(8, 0, &[writable(PAYLOAD, 20)]).0, OK);
+    m.driver.read(PAYLOAD, 20)
+}
+
+#[test]
+fn a_disk_that_is_plugged_in_is_read_and_written_and_gone_when_it_is_taken_out() {
+    let mut m = slot(false);
+    assert_eq!((capacity(&m), serial(&mut m)), (0, vec![0; 20]));
+    assert_eq!(m.request(0, 0, &[writable(PAYLOAD, 512)]).0, IOERR);
+    assert!(matches!(m.block.unplug(), Err(PlugError::Empty)));
+
+    raised(&m.interrupt);
+    let generation = m.interrupt.generation();
+    plug(&mut m, false, "volume").unwrap();
+    // The driver is told, and asks.
+    assert!(raised(&m.interrupt) > 0 && m.interrupt.generation() != generation);
+    assert_eq!((capacity(&m), &serial(&mut m)[..7]), (3, b"volume\0".as_slice()));
+    assert_eq!(m.request(0, 2, &[writable(PAYLOAD, 512)]), (OK, 513));
+    assert_eq!(m.driver.read(PAYLOAD, 512), [0x31; 512]);
+    m.driver.write(PAYLOAD, &[0x32; 512]);
+    assert_eq!(m.request(1, 1, &[readable(PAYLOAD, 512)]).0, OK);
+    assert_eq!(m.file()[512..1024], [0x32; 512]);
+    assert!(matches!(plug(&mut m, false, "other"), Err(PlugError::InUse)));
+
+    m.block.unplug().unwrap();
+    assert_eq!((capacity(&m), serial(&mut m)), (0, vec![0; 20]));
+    assert_eq!(m.request(1, 1, &[readable(PAYLOAD, 512)]).0, IOERR);
+    plug(&mut m, true, "again").unwrap();
+    // As it was agreed on, for the next disk.
+    assert_eq!(m.block.device_features() & feature(VIRTIO_BLK_F_RO), 0);
+    assert_eq!(m.request(0, 0, &[writable(PAYLOAD, 512)]).0, OK);
+    assert_eq!(m.request(1, 0, &[readable(PAYLOAD, 512)]).0, IOERR);
+    assert_eq!(m.file()[..512], [0x31; 512]);
+}
+
+#[test]
+fn what_is_no_disk_is_not_plugged_in() {
+    let mut m = slot(false);
+    let refused = plug(&mut m, false, "a serial with blanks");
+    assert!(matches!(refused, Err(PlugError::Disk(BlockError::Serial { .. }))));
+    let file = File::open(&m.path).unwrap();
+    let empty = Plug::Disk { file, bytes: 0, read_only: true, serial: None };
+    assert!(matches!(m.block.plug(empty), Err(PlugError::Disk(BlockError::Empty { .. }))));
+    let tap = Plug::Net { tap: File::open(&m.path).unwrap(), mac: None };
+    assert!(matches!(m.block.plug(tap), Err(PlugError::OtherDevice)));
+    assert_eq!(capacity(&m), 0);
+    // Nobody has told the driver of the capacity.
+    m.block.reset();
+    plug(&mut m, false, "early").unwrap();
+    let saved = DeviceState::Block { sectors: 0, slot: true };
+    assert!(matches!(m.block.restore(&saved), Err(RestoreError::DiskSize { .. })));
+}
+
+#[test]
+fn a_slot_of_read_only_disks_stays_one() {
+    let mut m = slot(true);
+    let empty = capacity(&m);
+    plug(&mut m, false, "disk").unwrap();
+    assert_eq!(m.request(1, 0, &[readable(PAYLOAD, 512)]).0, IOERR);
+    assert_eq!(capacity(&m), 3);
+    m.block.unplug().unwrap();
+    assert_eq!(capacity(&m), empty);
+}

@@ -11,12 +11,14 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use ampoule_protocol::SHARES;
-use ampoule_protocol::message::{Create, RootfsSource};
+use ampoule_protocol::message::{Create, Rootfs, RootfsSource};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use oci_spec::runtime::Spec;
 
 use crate::error::{Doing, Error, Result};
+use crate::log;
 
 /// Longest tag of a virtio-fs device, in bytes (virtio 1.3, section 5.11.4).
 const MAX_TAG: usize = 36;
@@ -70,6 +72,37 @@ impl Shares {
         }
         mounted.insert(tag.to_owned());
         Ok(())
+    }
+}
+
+/// The entries of shares that a container has: of those, one that is a mount point of the host's is mounted
+/// in the guest as soon as somebody goes there.
+pub fn entries(rootfs: &Rootfs, spec: &Spec) -> Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    let mut add = |tag: &str, path: &Path| -> Result<()> {
+        if let Some(Component::Normal(name)) = path.components().next() {
+            found.insert(place(tag)?.join(name));
+        }
+        Ok(())
+    };
+    if let RootfsSource::Share { tag, path } = &rootfs.source {
+        add(tag, path)?;
+    }
+    for source in spec.mounts().iter().flatten().filter_map(|mount| mount.source().as_deref()) {
+        if let Some((tag, path)) = split(source)? {
+            add(tag, path)?;
+        }
+    }
+    Ok(found)
+}
+
+/// Lets go of what is mounted at an entry of a share, if anything is, and with it of all that the kernel
+/// knows of the host's files there.
+pub fn detach(path: &Path) {
+    match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        // A single file, or not a mount point of the host's; or the host has taken it away.
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+        Err(error) => log::line(&format!("cannot unmount {}: {error}", path.display())),
     }
 }
 

@@ -339,6 +339,7 @@ fn request(job: &CreateJob, translated: &Translated, ends: &Ends) -> Create {
             source: RootfsSource::Share { tag: SHARE.into(), path: translated.rootfs.clone() },
             writable: WritableLayer::Source,
         },
+        block_devices: Vec::new(),
         user: None,
         stdio: Streams::names(INIT, ends, terminal),
     }

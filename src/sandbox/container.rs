@@ -67,7 +67,13 @@ pub enum Then {
 /// The request for a container on an image's disk.
 pub fn on_image(made: ContainerSpec, ends: &Ends) -> Create {
     let stdio = Streams::names(INIT, ends, has_terminal(&made.spec));
-    create(made, RootfsSource::Block { serial: IMAGE_DISK.into(), fstype: "erofs".into() }, stdio)
+    let source = RootfsSource::Block {
+        serial: IMAGE_DISK.into(),
+        fstype: "erofs".into(),
+        sectors: None,
+        options: Vec::new(),
+    };
+    create(made, source, stdio)
 }
 
 fn has_terminal(spec: &Spec) -> bool {
@@ -110,6 +116,7 @@ fn create(made: ContainerSpec, source: RootfsSource, stdio: Stdio) -> Create {
         container: CONTAINER.to_owned(),
         spec: Box::new(made.spec),
         rootfs: Rootfs { source, writable: WritableLayer::Tmpfs { size: None } },
+        block_devices: Vec::new(),
         identity: HookState::default(),
         user: made.user.map(|user| UserName { user }),
         stdio,

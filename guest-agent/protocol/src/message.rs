@@ -56,6 +56,15 @@ pub enum RootfsSource {
         serial: String,
         /// File system on it: `erofs` or `ext4`.
         fstype: String,
+        /// How long it is, in sectors of 512 bytes, where it was plugged in while the guest ran: then it
+        /// is looked for anew, and waited for until the guest's kernel has taken that in.
+        #[serde(default)]
+        sectors: Option<u64>,
+        /// Options to mount it with, in the words of `mounts[].options` of the specification; those that
+        /// are a file system's own included. Whether it is mounted read-only is for
+        /// [`Rootfs::writable`] to say.
+        #[serde(default)]
+        options: Vec<String>,
     },
     /// A directory that the guest has already, such as one on a shared file system.
     Directory {
@@ -80,7 +89,7 @@ pub enum RootfsSource {
 pub enum WritableLayer {
     /// None: the container sees the source itself, read-only.
     None,
-    /// The source itself, which has to be [`RootfsSource::Share`] or [`RootfsSource::Directory`].
+    /// The source itself: of a [`RootfsSource::Block`], an `ext4` that no other container has.
     /// `root.readonly` of the spec still holds.
     Source,
     /// An overlay whose upper directory is on a tmpfs.
@@ -123,12 +132,44 @@ pub struct Create {
     pub identity: HookState,
     /// Its root file system.
     pub rootfs: Rootfs,
+    /// Disks that it has as devices, at most [`Create::MAX_BLOCK_DEVICES`]: what they are numbered in the
+    /// guest, the host does not know.
+    #[serde(default)]
+    pub block_devices: Vec<BlockDevice>,
     /// Replaces the spec's uid, gid and additional groups where given.
     #[serde(default)]
     pub user: Option<UserName>,
     /// Streams of its first process.
     #[serde(default)]
     pub stdio: Stdio,
+}
+
+impl Create {
+    /// Most disks that a container has as devices.
+    pub const MAX_BLOCK_DEVICES: usize = 32;
+}
+
+/// A disk of the guest that a container has as a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockDevice {
+    /// Where the container finds it.
+    pub path: PathBuf,
+    /// Serial number that the host gave the disk (at most 20 bytes).
+    pub serial: String,
+    /// As in [`RootfsSource::Block`].
+    #[serde(default)]
+    pub sectors: Option<u64>,
+    /// Permissions of the device node.
+    pub mode: u32,
+    /// Its owner, as the container counts users.
+    #[serde(default)]
+    pub uid: u32,
+    /// Its group, as the container counts groups.
+    #[serde(default)]
+    pub gid: u32,
+    /// The container may not write to it.
+    #[serde(default)]
+    pub read_only: bool,
 }
 
 /// What the host knows of a container and hooks want to: parts of the specification's state.

@@ -78,6 +78,14 @@ impl Rules {
         Ok(Self(rules))
     }
 
+    /// Lets the container use a disk of the guest, whatever the spec's rules say.
+    pub fn allow_disk(&mut self, number: libc::dev_t, read_only: bool) {
+        let (major, minor) = (libc::major(number), libc::minor(number));
+        let access = if read_only { MKNOD | READ } else { ALL };
+        let (kind, major, minor) = (Some(BLOCK), Some(major), Some(minor));
+        self.0.push(Rule { allow: true, kind, major, minor, access });
+    }
+
     /// Puts them in force for a group, whose directory this is.
     pub fn attach(&self, group: &impl AsFd) -> Result<()> {
         let program = load(&self.compile()).doing(|| "load the device rules")?;

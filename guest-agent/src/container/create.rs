@@ -1,5 +1,6 @@
 //! `Create`: a container and its first process, up to the point where that waits for the start.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -12,32 +13,36 @@ use super::state::State;
 use super::stdio::Stdio;
 use super::{Container, Processes, delete, name};
 use crate::cgroup::{Cgroup, devices, limits};
-use crate::error::Result;
-use crate::setup::{Ids, Job};
-use crate::{Agent, spec};
+use crate::error::{Doing, Error, Result};
+use crate::setup::{Ids, Job, check_rootfs};
+use crate::{Agent, shares, spec};
 
 /// Makes a container; the pid of its first process. `body` is the request as it came.
 pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i32> {
     name::check("container", &request.container)?;
     let process = spec::check(&request.spec)?;
+    check_rootfs(&request.rootfs)?;
     let resources = request.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let limits = resources.map_or_else(|| Ok(limits::Plan::default()), limits::plan)?;
     let rules = resources.and_then(|resources| resources.devices().as_deref());
-    let rules = devices::Rules::new(rules.unwrap_or_default())?;
+    let mut rules = devices::Rules::new(rules.unwrap_or_default())?;
     let stdio = Stdio::new(&request.stdio, process.terminal().unwrap_or(false))?;
 
-    let disk = match &request.rootfs.source {
-        RootfsSource::Block { serial, .. } => Some(agent.disks.find(serial)?),
-        RootfsSource::Directory { .. } | RootfsSource::Share { .. } => None,
-    };
+    let disks = Found::of(agent, &request)?;
+    for (device, number) in request.block_devices.iter().zip(&disks.numbers) {
+        rules.allow_disk(*number, device.read_only);
+    }
     agent.shares.mount_for(&request)?;
     let owner = cgroup_owner(&request)?;
+    let shares = shares::entries(&request.rootfs, &request.spec)?;
 
     let container = Arc::new(Container {
         cgroup: Cgroup::of_container(&request.container),
         namespaces: spec::Namespaces::of(&request.spec)?.all().bits(),
         name: request.container,
         request: body,
+        shares,
+        disks: disks.plugged,
         state: Mutex::new(State::Creating),
         control: Mutex::default(),
         processes: Mutex::new(Processes::default()),
@@ -47,12 +52,48 @@ pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i
         container.cgroup.apply(&limits)?;
         owner.map_or(Ok(()), |owner| container.cgroup.delegate(owner))
     });
-    let created = made.and_then(|()| populate(agent, &container, &rules, stdio, disk));
+    let job = Job::Create { disk: disks.root, block_devices: disks.numbers };
+    let created = made.and_then(|()| populate(agent, &container, &rules, stdio, job));
     if created.is_err() {
         // The first failure is the one to tell.
         let _ = delete::discard(agent, &container);
     }
     created
+}
+
+/// The disks that a container needs.
+struct Found {
+    /// The root file system's.
+    root: Option<PathBuf>,
+    /// Numbers of those that it has as devices, in the request's order.
+    numbers: Vec<libc::dev_t>,
+    /// Those that were plugged in, and will be taken out again.
+    plugged: Vec<PathBuf>,
+}
+
+impl Found {
+    fn of(agent: &Agent, request: &Create) -> Result<Self> {
+        let mut found = Self { root: None, numbers: Vec::new(), plugged: Vec::new() };
+        if let RootfsSource::Block { serial, sectors, .. } = &request.rootfs.source {
+            let node = agent.disks.find(serial, *sectors)?;
+            found.plugged.extend(sectors.map(|_| node.clone()));
+            found.root = Some(node);
+        }
+        let count = request.block_devices.len();
+        if count > Create::MAX_BLOCK_DEVICES {
+            return Err(Error::Invalid(format!("{count} disks as devices")));
+        }
+        for device in &request.block_devices {
+            if !device.path.is_absolute() {
+                return Err(Error::Invalid(format!("device {}", device.path.display())));
+            }
+            let node = agent.disks.find(&device.serial, device.sectors)?;
+            let metadata = node.metadata().doing(|| format!("look at {}", node.display()))?;
+            found.numbers.push(metadata.rdev());
+            found.plugged.extend(device.sectors.map(|_| node));
+        }
+        Ok(found)
+    }
 }
 
 /// Who may make groups below the container's: its user, where it has a cgroup namespace of its own
@@ -84,7 +125,7 @@ fn populate(
     container: &Arc<Container>,
     rules: &devices::Rules,
     stdio: Stdio,
-    disk: Option<PathBuf>,
+    job: Job,
 ) -> Result<i32> {
     agent.watcher.watch_memory(&container.name, &container.cgroup);
     let on_exit = {
@@ -92,7 +133,7 @@ fn populate(
         move |process: &Process, code| container.init_exited(process, code)
     };
     let launched = Launch {
-        job: Job::Create { disk },
+        job,
         requests: &[&container.request],
         cgroup: &container.cgroup,
         join: None,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Container;
 use crate::Agent;
 use crate::error::Result;
+use crate::{disks, log};
 
 /// Forgets a container that has ended or was never started. Its mounts went with the last process
 /// of its mount namespace.
@@ -26,7 +27,12 @@ pub fn discard(agent: &Agent, container: &Arc<Container>) -> Result<()> {
     }
     let removed = container.cgroup.remove();
     if removed.is_ok() {
-        agent.containers.remove(&container.name);
+        agent.containers.remove(container);
+        for disk in &container.disks {
+            if let Err(error) = disks::flush(disk) {
+                log::line(&format!("container {:?}: {error}", container.name));
+            }
+        }
     }
     removed
 }

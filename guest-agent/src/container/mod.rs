@@ -16,9 +16,10 @@ mod stdio;
 mod table;
 mod update;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ampoule_protocol::message::{ExitStatus, INIT, ProcessId, Stats, Stdio};
@@ -36,7 +37,7 @@ pub use update::update;
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, Result};
 use crate::transport::Connection;
-use crate::{Agent, log};
+use crate::{Agent, log, shares};
 use process::Process;
 use state::State;
 
@@ -50,6 +51,10 @@ pub struct Container {
     cgroup: Cgroup,
     /// The request that made it, as it came: what `exec` inherits from.
     request: Vec<u8>,
+    /// What of shares it may have had mounted: paths of the guest.
+    shares: BTreeSet<PathBuf>,
+    /// Disks that were plugged in for it.
+    disks: Vec<PathBuf>,
     /// `CLONE_NEW*` of the namespaces that are not the guest's own.
     namespaces: i32,
     state: Mutex<State>,
@@ -162,8 +167,16 @@ impl Containers {
         Ok(())
     }
 
-    fn remove(&self, name: &str) {
-        self.lock().remove(name);
+    /// Removes a container, and what of shares only it has had mounted: nobody comes in between who
+    /// would need it.
+    fn remove(&self, container: &Container) {
+        let mut all = self.lock();
+        all.remove(&container.name);
+        for path in &container.shares {
+            if !all.values().any(|other| other.shares.contains(path)) {
+                shares::detach(path);
+            }
+        }
     }
 
     /// Whether there is none, nor one being made.

@@ -53,7 +53,7 @@ pub fn enter(around: &Around, stdio: &[OwnedFd]) -> Result<Staged> {
     let sources = mounts::open_sources(spec, users.as_ref())?;
     let mut devices = None;
     if let Some(users) = &users {
-        devices = Some(devices::make_for(spec, users)?);
+        devices = Some(devices::make_for(spec, &around.block_devices, users)?);
         user::give(stdio, users)?;
         rootfs::stand_in(root)?;
         users.enter()?;
@@ -76,7 +76,7 @@ pub fn prepare(around: &Around, staged: Staged, setting: Setting) -> Result<Prep
 
     // All of this is done from outside the new root, by descriptors that cannot lead out of it.
     mounts::mount_all(spec, &root, sources)?;
-    devices::make_all(spec, &root, devices.as_ref())?;
+    devices::make_all(spec, &around.block_devices, &root, devices.as_ref())?;
     let pty = if has_terminal(&setting.process) {
         let pty = terminal::open(&root, setting.process.console_size())?;
         terminal::bind_console(&root, &pty)?;

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ampoule_protocol::message::BlockDevice;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -37,6 +38,9 @@ const LINKS: [(&str, &str); 5] = [
     ("/dev/ptmx", "pts/ptmx"),
 ];
 
+/// A disk of the guest, and its number.
+type Disk = (BlockDevice, libc::dev_t);
+
 struct Node<'a> {
     path: &'a Path,
     kind: SFlag,
@@ -53,14 +57,14 @@ pub struct Made(Vec<Tree>);
 
 /// Makes the devices for a container that has a user namespace, as the guest's root and out of
 /// sight: they belong to the namespace's ids.
-pub fn make_for(spec: &Spec, users: &UserNamespace) -> Result<Made> {
+pub fn make_for(spec: &Spec, disks: &[Disk], users: &UserNamespace) -> Result<Made> {
     let action = || "make the devices";
     let stage = Path::new(STAGE);
     let none = None::<&str>;
     mount(Some("tmpfs"), stage, Some("tmpfs"), MsFlags::empty(), none).doing(action)?;
     let directory = Root::open(stage)?;
     let mut made = Vec::new();
-    for (number, node) in nodes(spec)?.into_iter().enumerate() {
+    for (number, node) in nodes(spec, disks)?.into_iter().enumerate() {
         let name = PathBuf::from(number.to_string());
         let (uid, gid) = (users.uid(node.uid)?, users.gid(node.gid)?);
         let staged = Node { path: &name, uid: uid.as_raw(), gid: gid.as_raw(), ..node };
@@ -74,12 +78,9 @@ pub fn make_for(spec: &Spec, users: &UserNamespace) -> Result<Made> {
 }
 
 /// Makes the default devices, the spec's and the links; unless `/dev` is a bind mount, which is
-/// complete as it is. Those that were made already are only bound.
-pub fn make_all(spec: &Spec, root: &Root, made: Option<&Made>) -> Result<()> {
-    if is_dev_bound(spec) {
-        return Ok(());
-    }
-    for (number, node) in nodes(spec)?.iter().enumerate() {
+/// complete as it is; and disks. Those that were made already are only bound.
+pub fn make_all(spec: &Spec, disks: &[Disk], root: &Root, made: Option<&Made>) -> Result<()> {
+    for (number, node) in nodes(spec, disks)?.iter().enumerate() {
         match made.and_then(|made| made.0.get(number)) {
             None => make(root, node)?,
             Some(device) => {
@@ -88,14 +89,23 @@ pub fn make_all(spec: &Spec, root: &Root, made: Option<&Made>) -> Result<()> {
             }
         }
     }
-    for (path, target) in LINKS {
+    let links = if is_dev_bound(spec) { &[] } else { &LINKS[..] };
+    for (path, target) in links {
         link(root, Path::new(path), target)?;
     }
     Ok(())
 }
 
-/// The devices of a container: the defaults that its spec does not describe itself, and the spec's.
-fn nodes(spec: &Spec) -> Result<Vec<Node<'_>>> {
+/// The devices of a container: the defaults that its spec does not describe itself, the spec's, and disks.
+fn nodes<'a>(spec: &'a Spec, disks: &'a [Disk]) -> Result<Vec<Node<'a>>> {
+    let disks = disks.iter().map(|(disk, number)| {
+        let BlockDevice { path, mode, uid, gid, .. } = disk;
+        let (mode, device) = (mode & 0o7777, *number);
+        Ok(Node { path, kind: SFlag::S_IFBLK, device, mode, uid: *uid, gid: *gid })
+    });
+    if is_dev_bound(spec) {
+        return disks.collect();
+    }
     let configured = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref());
     let configured = configured.unwrap_or_default();
     let is_default = |path: &Path| !configured.iter().any(|device| device.path() == path);
@@ -105,7 +115,7 @@ fn nodes(spec: &Spec) -> Result<Vec<Node<'_>>> {
         let path = Path::new(path);
         Ok(Node { path, kind: SFlag::S_IFCHR, device, mode: 0o666, uid: 0, gid: 0 })
     });
-    defaults.chain(configured.iter().map(node)).collect()
+    defaults.chain(configured.iter().map(node)).chain(disks).collect()
 }
 
 fn is_dev_bound(spec: &Spec) -> bool {

@@ -50,7 +50,7 @@ use std::path::PathBuf;
 
 use ampoule_protocol::frame;
 use ampoule_protocol::message::{
-    AgentError, Create, ErrorKind, HookState, Request, Rootfs, UserName,
+    AgentError, BlockDevice, Create, ErrorKind, HookState, Request, Rootfs, UserName,
 };
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
@@ -65,7 +65,7 @@ pub use hooks::check as check_hooks;
 pub use mounts::check as check_mount;
 pub use namespaces::check_clocks;
 pub use network::loopback_up;
-pub use rootfs::{STAGE, propagation};
+pub use rootfs::{STAGE, check as check_rootfs, propagation};
 pub use seccomp::check as check_seccomp;
 pub use users::Ids;
 
@@ -80,6 +80,8 @@ pub enum Job {
     Create {
         /// The device node of its root file system's source, where that is a disk.
         disk: Option<PathBuf>,
+        /// Numbers of the disks that it has as devices, in the request's order.
+        block_devices: Vec<libc::dev_t>,
     },
     /// In a container that runs: an `Exec` follows, and the container's `Create`.
     Join {
@@ -106,6 +108,8 @@ struct Around {
     spec: Box<Spec>,
     rootfs: Rootfs,
     disk: Option<PathBuf>,
+    /// Disks that it has as devices, with their numbers.
+    block_devices: Vec<(BlockDevice, libc::dev_t)>,
     identity: HookState,
 }
 
@@ -113,14 +117,17 @@ impl Target {
     fn receive(control: &UnixStream, job: &Job) -> Result<Self> {
         let out_of_turn = || Error::Invalid("the job's request is another one".into());
         match (job, request(control)?) {
-            (Job::Create { disk }, Request::Create(create)) => {
+            (Job::Create { disk, block_devices: numbers }, Request::Create(create)) => {
                 let Create { mut spec, rootfs, user, mut identity, container, .. } = *create;
+                let block_devices =
+                    create.block_devices.into_iter().zip(numbers.iter().copied()).collect();
                 if identity.id.is_empty() {
                     identity.id = container;
                 }
                 let process = spec.process_mut().take().ok_or_else(out_of_turn)?;
                 let seccomp = seccomp::of(&spec);
-                let around = Around { spec, rootfs, disk: disk.clone(), identity };
+                let disk = disk.clone();
+                let around = Around { spec, rootfs, disk, block_devices, identity };
                 Ok(Self { process, seccomp, user, container: Some(around) })
             }
             (Job::Join { .. }, Request::Exec(exec)) => {

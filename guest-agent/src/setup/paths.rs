@@ -93,8 +93,12 @@ impl Root {
             current = match self.open_in(&done, flags) {
                 Err(Errno::ENOENT) => {
                     // `current` is the directory that the path before this component leads to.
-                    mkdirat(&current, name.as_path(), Mode::from_bits_truncate(0o755))
-                        .doing(action)?;
+                    match mkdirat(&current, name.as_path(), Mode::from_bits_truncate(0o755)) {
+                        // Another container with the same root was faster: it is opened as a
+                        // directory, or not at all.
+                        Ok(()) | Err(Errno::EEXIST) => {}
+                        Err(errno) => return Err(errno).doing(action),
+                    }
                     self.open_in(&done, flags).doing(action)?
                 }
                 result => result.doing(action)?,

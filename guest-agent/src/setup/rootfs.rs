@@ -37,9 +37,6 @@ pub fn mount(rootfs: &Rootfs, disk: Option<&Path>, users: Option<&UserNamespace>
     let users = users.filter(|_| !is_shared);
     match &rootfs.writable {
         WritableLayer::Source => {
-            if let RootfsSource::Block { .. } = &rootfs.source {
-                return Err(Error::Unsupported("a disk that takes the writes".into()));
-            }
             mount_source(&rootfs.source, disk, stage, Attributes::default())?;
             Root::open(stage)
         }
@@ -52,6 +49,37 @@ pub fn mount(rootfs: &Rootfs, disk: Option<&Path>, users: Option<&UserNamespace>
     }
 }
 
+/// Checks what can be said of a root file system before anything is made.
+pub fn check(rootfs: &Rootfs) -> Result<()> {
+    let RootfsSource::Block { fstype, options, .. } = &rootfs.source else {
+        return Ok(());
+    };
+    match (fstype.as_str(), &rootfs.writable) {
+        ("ext4", _) | ("erofs", WritableLayer::None | WritableLayer::Tmpfs { .. }) => {}
+        ("erofs", WritableLayer::Source) => {
+            return Err(Error::Invalid("an erofs takes no writes".into()));
+        }
+        _ => return Err(Error::Unsupported(format!("a root file system of type {fstype:?}"))),
+    }
+    disk_options(options).map(drop)
+}
+
+/// Flags, and what the file system itself is to know.
+fn disk_options(list: &[String]) -> Result<(MsFlags, String)> {
+    let invalid = |why: String| Error::Invalid(format!("the root file system's options: {why}"));
+    let parsed = options::parse(list).map_err(|error| invalid(error.to_string()))?;
+    let other = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_REC;
+    let of_a_mount = parsed.flags.intersects(other)
+        || !parsed.propagation.is_empty()
+        || !parsed.recursive.is_empty()
+        || parsed.ids != options::Ids::Unmapped
+        || parsed.copy_up;
+    if of_a_mount {
+        return Err(invalid(format!("{list:?} are not a disk's")));
+    }
+    Ok((parsed.flags, parsed.data))
+}
+
 fn mount_source(
     source: &RootfsSource,
     disk: Option<&Path>,
@@ -59,20 +87,14 @@ fn mount_source(
     attributes: Attributes,
 ) -> Result<()> {
     let (directory, name) = match source {
-        RootfsSource::Block { serial, fstype } => {
-            if !matches!(fstype.as_str(), "erofs" | "ext4") {
-                return Err(Error::Unsupported(format!("a root file system of type {fstype:?}")));
-            }
+        RootfsSource::Block { serial, fstype, options, .. } => {
             let device =
                 disk.ok_or_else(|| Error::Invalid("the job lacks the disk's device".into()))?;
-            return mount_call(
-                Some(device),
-                target,
-                Some(fstype.as_str()),
-                MsFlags::MS_RDONLY,
-                NONE,
-            )
-            .doing(|| format!("mount disk {serial:?} ({}) as {fstype}", device.display()));
+            let (mut flags, data) = disk_options(options)?;
+            flags.set(MsFlags::MS_RDONLY, attributes == Attributes::READ_ONLY);
+            let data = Some(data.as_str()).filter(|data| !data.is_empty());
+            return mount_call(Some(device), target, Some(fstype.as_str()), flags, data)
+                .doing(|| format!("mount disk {serial:?} ({}) as {fstype}", device.display()));
         }
         RootfsSource::Directory { path } => (Root::open(path)?.into(), path.display().to_string()),
         RootfsSource::Share { tag, path } => {

@@ -195,6 +195,7 @@ impl Sandbox {
                 source: RootfsSource::Directory { path: self.rootfs() },
                 writable: WritableLayer::Tmpfs { size: Some(64 << 20) },
             },
+            block_devices: Vec::new(),
             identity: HookState::default(),
             user: None,
             stdio,

@@ -3,6 +3,8 @@
 //! The test program keeps them itself, in the place of a runtime, and is executed once more as their
 //! monitor: it has a `main` of its own for that.
 
+#![allow(clippy::unwrap_used, reason = "a failure here is the test's")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

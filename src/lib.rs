@@ -4,8 +4,13 @@
 //!
 //! * [`cli`]: the `ampoule` command, one verb per file
 //! * [`oci`]: the OCI runtime command line, `ampoule-oci`, one verb per file
+//! * [`shim`]: `containerd-shim-ampoule-v2`, containerd's way to a sandbox, one task method per file
+//! * [`front`]: which of the three a program is, by the name that it was called by
+//! * [`system`]: ampoule and containerd's configuration put on a host, and taken off it
+//! * [`metrics`]: what sandboxes count and take, for Prometheus
 //! * [`bench`]: how quickly sandboxes start, and what they are compared with
 //! * [`sandbox`]: a microVM and everything the host keeps for it
+//! * [`network`]: the network of a namespace, joined to a guest
 //! * [`image`]: archives, the image store, flattening into EROFS
 //! * [`agent`]: host side of the agent protocol; everything it reads is hostile
 //! * [`monitor`]: the process that is the VMM of one sandbox
@@ -18,13 +23,20 @@ pub mod agent;
 pub mod bench;
 pub mod cli;
 pub mod clock;
+pub mod front;
 pub mod image;
+pub mod metrics;
 pub mod monitor;
 pub mod mounts;
+pub mod network;
 pub mod oci;
 pub mod process;
 pub mod report;
 pub mod sandbox;
+pub mod shim;
 pub mod socket_file;
+pub mod system;
 pub mod terminal;
 pub mod vmm;
+
+pub use front::main;

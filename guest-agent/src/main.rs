@@ -10,6 +10,7 @@
 //! | [`setup`] | the stage that becomes a container's process |
 //! | [`snapshot`] | what a guest does before a snapshot and after it |
 //! | [`identity`], [`random`] | what no two guests may share |
+//! | [`network`], [`pod`] | interfaces; namespaces that containers share |
 //! | [`disks`], [`shares`] | disks by serial number, the host's file systems by tag |
 //! | [`cgroup`] | limits, kills, and news of memory that ran out |
 //! | [`streams`], [`relay`] | stdio: pairing with connections, copying |
@@ -25,9 +26,12 @@ mod cgroup;
 mod container;
 mod disks;
 mod error;
+mod forward;
 mod host;
 mod identity;
 mod log;
+mod network;
+mod pod;
 mod random;
 mod reaper;
 mod relay;
@@ -67,6 +71,7 @@ struct Agent {
     disks: Disks,
     shares: Shares,
     identity: Identity,
+    pod: pod::State,
     held: snapshot::Held,
     /// The agent's own binary, run anew as the setup stage.
     program: PathBuf,
@@ -83,6 +88,7 @@ extern "C" fn main(_count: libc::c_int, _arguments: *const *const libc::c_char) 
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         [setup::ARGUMENT] => setup::run(),
+        [pod::ARGUMENT] => pod::pause(),
         ["serve", "--unix", directory] => {
             serve(&Transport::Unix(directory.into()), Ending::Exit, entered_us)
         }
@@ -128,6 +134,7 @@ fn run(transport: &Transport, ending: Ending, entered_us: u64) -> Result<()> {
         disks: Disks::new(),
         shares: Shares::new(),
         identity,
+        pod: pod::State::new(),
         program,
         held: snapshot::Held::new(),
         ending,

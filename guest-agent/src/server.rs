@@ -9,7 +9,7 @@ use ampoule_protocol::message::{AgentError, ErrorKind, Hello, Reply, Request};
 
 use crate::error::Result;
 use crate::transport::{Connection, Listener};
-use crate::{Agent, container, log, random, shutdown, snapshot, thread};
+use crate::{Agent, container, forward, log, network, pod, random, shutdown, snapshot, thread};
 
 /// Connections at once. Each waiting client of the host has one.
 const MAX_CONNECTIONS: usize = 512;
@@ -63,6 +63,7 @@ fn converse(agent: &'static Agent, connection: Connection) -> std::result::Resul
                 return snapshot::events(agent, connection)
                     .map_err(|e| FrameError::Io(io::Error::other(e)));
             }
+            Ok(Request::Forward { port }) => return forward::serve(port, &connection),
             request => request,
         };
         let afterwards = request.as_ref().map_or(Afterwards::Nothing, Afterwards::of);
@@ -120,6 +121,13 @@ fn answer(agent: &'static Agent, request: Request, mut body: Vec<u8>) -> Result<
         Request::Create(create) => {
             container::create(agent, *create, body).map(|pid| Reply::Created { pid })
         }
+        Request::Pod(pod) => pod::create(agent, &pod).map(|()| Reply::Done),
+        Request::Network { namespace, interfaces } => {
+            network::add(agent, &namespace, &interfaces).map(|()| Reply::Done)
+        }
+        Request::RemoveInterface { namespace, slot, name } => {
+            network::remove(agent, &namespace, slot, &name).map(|()| Reply::Done)
+        }
         Request::Start(id) => container::start(agent, &id).map(|()| Reply::Done),
         Request::Exec(exec) => {
             container::exec(agent, *exec, &body).map(|pid| Reply::Created { pid })
@@ -163,7 +171,10 @@ fn answer(agent: &'static Agent, request: Request, mut body: Vec<u8>) -> Result<
         Request::Attach { id, stdio } => {
             container::attach(agent, &id, &stdio).map(|()| Reply::Done)
         }
-        Request::Events | Request::AwaitOutOfMemory { .. } | Request::Unknown => {
+        Request::Events
+        | Request::Forward { .. }
+        | Request::AwaitOutOfMemory { .. }
+        | Request::Unknown => {
             Err(AgentError::new(ErrorKind::Unsupported, "the agent does not know the request")
                 .into())
         }

@@ -7,6 +7,7 @@
 
 use std::path::Path;
 
+use ampoule_protocol::network::POD_NAMESPACES;
 use nix::sched::CloneFlags;
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Process, Spec};
 
@@ -76,17 +77,17 @@ pub fn check_process(process: &Process) -> Result<()> {
 pub struct Namespaces {
     /// Those that the container gets for itself.
     pub new: CloneFlags,
-    /// Those that it shares with a process of this guest.
+    /// Those that it shares with others in this guest.
     pub joined: Vec<Joined>,
 }
 
-/// A namespace of a process.
+/// A namespace of a process, or of the pod.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Joined {
     /// Which one: a single `CLONE_NEW*`.
     pub kind: CloneFlags,
-    /// The process, in the guest's outermost pid namespace.
-    pub pid: i32,
+    /// The process, in the guest's outermost pid namespace; none where it is the pod's.
+    pub pid: Option<i32>,
     /// Its name in `/proc/PID/ns`.
     name: &'static str,
 }
@@ -94,7 +95,15 @@ pub struct Joined {
 impl Joined {
     /// The file that stands for it.
     pub fn path(&self) -> String {
-        format!("/proc/{}/ns/{}", self.pid, self.name)
+        match self.pid {
+            Some(pid) => format!("/proc/{pid}/ns/{}", self.name),
+            None => format!("{POD_NAMESPACES}/{}", self.name),
+        }
+    }
+
+    /// Whether it is the pod's pid namespace, which is made when it is wanted.
+    pub fn is_pods_pid(&self) -> bool {
+        self.pid.is_none() && self.kind == CloneFlags::CLONE_NEWPID
     }
 }
 
@@ -123,7 +132,7 @@ impl Namespaces {
     }
 }
 
-/// Only namespaces of this guest can be joined: those of a process in it.
+/// Only namespaces of this guest can be joined: those of a process in it, and its pod's.
 fn join(kind: LinuxNamespaceType, path: &Path) -> Result<Joined> {
     let name = match kind {
         // Its root is another container's: there is no place for this one's root file system.
@@ -138,14 +147,18 @@ fn join(kind: LinuxNamespaceType, path: &Path) -> Result<Joined> {
         LinuxNamespaceType::Network => "net",
         LinuxNamespaceType::Time => "time",
     };
+    let of_pod = path.strip_prefix(POD_NAMESPACES).is_ok_and(|rest| rest == Path::new(name));
+    if of_pod && matches!(name, "net" | "ipc" | "uts" | "pid") {
+        return Ok(Joined { kind: flag(kind), pid: None, name });
+    }
     let pid = path.to_str().and_then(|path| {
         let pid = path.strip_prefix("/proc/")?.strip_suffix(name)?.strip_suffix("/ns/")?;
         pid.parse::<i32>().ok().filter(|pid| *pid > 0)
     });
     match pid {
-        Some(pid) => Ok(Joined { kind: flag(kind), pid, name }),
+        Some(_) => Ok(Joined { kind: flag(kind), pid, name }),
         None => Err(Error::Unsupported(format!(
-            "joining {path:?}, which is no {name} namespace of this sandbox (/proc/PID/ns/{name}),"
+            "joining {path:?}, which is no {name} namespace of this sandbox (/proc/PID/ns/{name}, {POD_NAMESPACES}/{name}),"
         ))),
     }
 }
@@ -248,7 +261,7 @@ mod tests {
             json["linux"]["namespaces"][1]["path"] = json!("/proc/42/ns/pid");
         });
         let namespaces = Namespaces::of(&spec).unwrap();
-        let expected = Joined { kind: CloneFlags::CLONE_NEWPID, pid: 42, name: "pid" };
+        let expected = Joined { kind: CloneFlags::CLONE_NEWPID, pid: Some(42), name: "pid" };
         assert_eq!((namespaces.new, namespaces.joined), (CloneFlags::CLONE_NEWNS, vec![expected]));
         for path in ["/proc/42/ns/net", "/proc/self/ns/pid", "/proc/0/ns/pid", "/proc/-1/ns/pid"] {
             assert!(join(LinuxNamespaceType::Pid, Path::new(path)).is_err(), "{path}");

@@ -80,6 +80,13 @@ impl Client {
         Events::new(self.socket)
     }
 
+    /// The same connection, which carries other bytes from here on.
+    pub fn into_stream(self) -> std::io::Result<UnixStream> {
+        self.socket.set_read_timeout(None)?;
+        self.socket.set_write_timeout(None)?;
+        Ok(self.socket)
+    }
+
     /// Sends a request without waiting for its reply.
     pub fn send(&mut self, request: &Request) -> Result<(), ClientError> {
         self.write(request)

@@ -1,5 +1,5 @@
 //! The `ampoule-oci` command: the OCI runtime.
 
 fn main() -> std::process::ExitCode {
-    ampoule::oci::main()
+    ampoule::main()
 }

@@ -1,5 +1,5 @@
 //! The `ampoule` command.
 
 fn main() -> std::process::ExitCode {
-    ampoule::cli::main()
+    ampoule::main()
 }

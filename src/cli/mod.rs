@@ -13,6 +13,7 @@ mod image;
 mod keeper;
 mod load;
 mod logs;
+mod metrics;
 pub(crate) mod monitor;
 mod ps;
 mod rm;
@@ -20,6 +21,7 @@ mod run;
 mod size;
 mod stats;
 mod stop;
+mod system;
 mod table;
 mod template;
 mod vm;
@@ -85,10 +87,12 @@ enum Verb {
     Fork(fork::Args),
     Logs(logs::Args),
     Stats(stats::Args),
+    Metrics(metrics::Args),
     Stop(stop::Args),
     Rm(rm::Args),
     Template(template::Args),
     Doctor(doctor::Args),
+    System(system::Args),
     Bench(bench::Args),
     Vm(vm::Args),
     #[command(hide = true)]
@@ -100,7 +104,12 @@ enum Verb {
 impl Verb {
     /// Whether a closed pipe is the verb's own to deal with.
     fn carries_streams(&self) -> bool {
-        matches!(self, Self::Run(_) | Self::Exec(_) | Self::Vm(_) | Self::Monitor(_) | Self::Keeper)
+        match self {
+            Self::Run(_) | Self::Exec(_) | Self::Vm(_) | Self::Monitor(_) | Self::Keeper => true,
+            // A client that has gone is no end.
+            Self::Metrics(args) => args.serves(),
+            _ => false,
+        }
     }
 
     fn run(self, global: &Global) -> Result<ExitCode, Failure> {
@@ -118,9 +127,11 @@ impl Verb {
             Self::Fork(args) => fork::run(args, global),
             Self::Logs(args) => logs::run(&args, global),
             Self::Stats(args) => stats::run(&args, global),
+            Self::Metrics(args) => metrics::run(args, global),
             Self::Stop(args) => stop::run(args, global),
             Self::Rm(args) => rm::run(args, global),
             Self::Template(args) => template::run(args, global),
+            Self::System(args) => system::run(&args),
             Self::Doctor(args) => doctor::run(&args, global),
             Self::Bench(args) => bench::run(args, global),
             Self::Vm(args) => vm::run(args),

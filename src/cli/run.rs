@@ -13,6 +13,7 @@ use super::{Failure, Global};
 use crate::clock::now_us;
 use crate::sandbox::detach;
 use crate::sandbox::timings::{Phases, Timings};
+use crate::sandbox::trace;
 use crate::sandbox::{Ends, Options, keeper};
 use crate::terminal;
 
@@ -99,12 +100,13 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
         image: &image,
         options: &options,
         command_us,
-        timings: timings || timings_file.is_some(),
+        timings: timings || timings_file.is_some() || trace::is_wanted(),
     };
     let outcome = keeper::run(&job, |_| Ok(Ends::Own { stdin: options.interactive }), |_| {})?;
     if let Some(lost) = outcome.lost_output {
         eprintln!("ampoule: the container's output could not be written: {lost}");
     }
+    trace::timings(&format!("run {}", options.image), &options.image, &outcome.timings);
     if timings {
         eprint!("{}", outcome.timings);
     }

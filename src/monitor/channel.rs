@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::sockopt::{ReceiveTimeout, SendTimeout};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
     connect, recv, recvmsg, sendmsg, setsockopt, socket, socketpair,
@@ -94,6 +94,19 @@ impl Channel {
         let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
         connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
         Ok(Self { socket })
+    }
+
+    /// Connects to a listening socket, and gives up on that, and on each message, after this long.
+    pub fn connect_within(path: &Path, patience: Duration) -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        let seconds = libc::time_t::try_from(patience.as_secs()).unwrap_or(libc::time_t::MAX);
+        // Whoever listens may not let anybody in.
+        setsockopt(&socket, SendTimeout, &TimeVal::new(seconds, 0))?;
+        connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        let channel = Self { socket };
+        channel.set_patience(patience)?;
+        Ok(channel)
     }
 
     /// Gives up on a receive after this long.

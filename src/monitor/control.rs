@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::vmm::config::{Export, FsConfig, MachineConfig};
+use crate::vmm::devices::virtio::Counts;
 use crate::vmm::snapshot::state::Plugs;
 
 /// The keeper's first message. With it come descriptors, in this order, as far as they are there: a
@@ -100,6 +101,8 @@ pub enum TouchedPages {
 pub enum MonitorRequest {
     /// Answered with [`MonitorEvent::Timings`].
     Timings,
+    /// Answered with [`MonitorEvent::Metrics`].
+    Metrics,
     /// Write the pages that the guest has touched to an empty file whose descriptor comes with this.
     /// [`MonitorEvent::Done`].
     Touched,
@@ -155,6 +158,11 @@ pub enum MonitorEvent {
         entered_us: u64,
         /// When the first vCPU went into KVM_RUN for the first time.
         first_run_us: u64,
+    },
+    /// What the machine's devices have counted, in their order.
+    Metrics {
+        /// Each device's counts.
+        devices: Vec<Counts>,
     },
     /// What was asked for is done.
     Done,

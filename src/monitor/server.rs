@@ -119,6 +119,12 @@ impl<'a> Server<'a> {
                 let first_run_us = self.running.first_run().map_or(0, micros);
                 return MonitorEvent::Timings { entered_us: self.entered_us, first_run_us };
             }
+            MonitorRequest::Metrics => {
+                // A machine that is paused has its devices locked by this very thread.
+                let counts = self.paused.as_ref().map(Paused::counts);
+                let devices = counts.unwrap_or_else(|| self.running.counts());
+                return MonitorEvent::Metrics { devices };
+            }
             MonitorRequest::Pause => {
                 self.paused.get_or_insert_with(|| self.running.pause());
                 Ok(())

@@ -31,7 +31,7 @@ pub fn enter(
     if !root.join("cgroup.controllers").exists() {
         return Ok(Vec::new());
     }
-    let inside = if systemd { scope(name)? } else { plain(name)? };
+    let inside = parts(name, systemd)?;
     let whole = inside.iter().fold(root.to_owned(), |path, part| path.join(part));
     if !whole.exists() {
         note(&whole)?;
@@ -55,6 +55,15 @@ pub fn enter(
     fs::write(&procs, "0").map_err(file("enter the cgroup", &procs))?;
     // Those above may be others' by the time that this one ends.
     Ok(made.pop().filter(|last| *last == path).into_iter().collect())
+}
+
+/// Where the group is that `linux.cgroupsPath` names.
+pub fn place(name: &Path, systemd: bool) -> Result<PathBuf, OciError> {
+    Ok(parts(name, systemd)?.iter().fold(ROOT.into(), |path: PathBuf, part| path.join(part)))
+}
+
+fn parts(name: &Path, systemd: bool) -> Result<Vec<String>, OciError> {
+    if systemd { scope(name) } else { plain(name) }
 }
 
 /// Removes a group with what is left in it; one that is not there, or has become others', is none

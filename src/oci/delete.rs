@@ -4,12 +4,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use oci_spec::runtime::Spec;
 
 use super::error::host;
 use super::hooks::{self, Kind};
 use super::record::{Record, Status};
 use super::store::Held;
-use super::{Global, OciError, cgroup, kill};
+use super::{Global, OciError, cgroup, kill, network};
 use crate::process::Process;
 use crate::sandbox::{Registry, SandboxError};
 
@@ -64,11 +65,12 @@ fn delete(global: &Global, held: Held, record: &Record, force: bool) -> Result<(
         _ if force => end(&held, record)?,
         status => return Err(OciError::NotStopped { id: record.id.clone(), status }),
     }
-    let hooks = held.folder.read_config();
+    let config = held.folder.read_config();
     sweep(record)?;
+    clear_network(global, config.as_ref().ok());
     held.remove()?;
     // The container is gone: that a hook fails is told, and changes nothing (section "Lifecycle").
-    let ran = hooks.and_then(|spec| Ok(hooks::run(&spec, Kind::Poststop, record)?));
+    let ran = config.and_then(|spec| Ok(hooks::run(&spec, Kind::Poststop, record)?));
     if let Err(error) = ran {
         global.log().warn(&crate::report::chain(&error));
     }
@@ -106,6 +108,14 @@ fn sweep(record: &Record) -> Result<(), OciError> {
     Ok(())
 }
 
+/// Clears away what a killed keeper has left of a network. It is in nobody's way but that network's:
+/// that it cannot be done is told, and changes nothing.
+fn clear_network(global: &Global, config: Option<&Spec>) {
+    if let Some(Err(error)) = config.map(network::clear) {
+        global.log().warn(&crate::report::chain(&error));
+    }
+}
+
 /// Removes what there is of a container that never was one.
 pub fn remains(global: &Global, held: Held) -> Result<(), OciError> {
     if let Some(keeper) = held.folder.keeper_process() {
@@ -116,5 +126,6 @@ pub fn remains(global: &Global, held: Held) -> Result<(), OciError> {
     if let Some(group) = held.folder.read_cgroup() {
         cgroup::remove(&group)?;
     }
+    clear_network(global, held.folder.read_config().ok().as_ref());
     held.remove()
 }

@@ -10,6 +10,7 @@ use super::translate::TranslateError;
 use crate::agent::ClientError;
 use crate::monitor::channel::ChannelError;
 use crate::monitor::process::MonitorError;
+use crate::network::NetworkError;
 use crate::sandbox::SandboxError;
 
 /// Why the runtime could not do what it was asked.
@@ -76,6 +77,27 @@ pub enum OciError {
     /// between a command and its keeper
     #[error("the container's keeper could not be spoken to")]
     Channel(#[from] ChannelError),
+    /// the network that was laid for the container
+    #[error("the container's network cannot be joined")]
+    Network(#[source] NetworkError),
+    /// the namespace that was named for it
+    #[error("linux.namespaces: network: {}", path.display())]
+    Namespace {
+        /// its path
+        path: PathBuf,
+        /// what is wrong with it
+        #[source]
+        source: NetworkError,
+    },
+    /// an interface of it
+    #[error("the guest cannot be given interface {name}")]
+    Interface {
+        /// the interface
+        name: String,
+        /// why not
+        #[source]
+        source: Box<SandboxError>,
+    },
     /// the monitor
     #[error(transparent)]
     Monitor(MonitorError),

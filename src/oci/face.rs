@@ -2,25 +2,28 @@
 //!
 //! Callers do not only signal that process and wait for it: they join its namespaces by `/proc/PID/ns`,
 //! to copy files into the container or to lay its network. The keeper's main thread is what they find
-//! there; it does nothing else. Its network namespace is new and empty, its root is the container's
+//! there; it does nothing else. Its network namespace is new, or the one that was named for the
+//! container; what is in it is the guest's ([`super::network`]). Its root is the container's
 //! root file system with the mounts that come from the host. The keeper's other threads, which do the
 //! work, stay where the command was started.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{chdir, pivot_root};
 
 /// What the main thread shows.
 #[derive(Debug, Clone)]
 pub enum Face {
-    /// A network namespace without anything in it.
-    Network,
+    /// This network namespace; without one, a new one that has nothing in it.
+    Network(Option<Arc<File>>),
     /// The container's root file system as its root.
     Root {
         /// Where that is.
@@ -70,7 +73,8 @@ impl Stage {
 
 fn take_on(face: &Face) -> io::Result<()> {
     match face {
-        Face::Network => Ok(unshare(CloneFlags::CLONE_NEWNET)?),
+        Face::Network(None) => Ok(unshare(CloneFlags::CLONE_NEWNET)?),
+        Face::Network(Some(file)) => Ok(setns(file, CloneFlags::CLONE_NEWNET)?),
         Face::Root { rootfs, binds } => change_root(rootfs, binds),
     }
 }

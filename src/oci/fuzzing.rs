@@ -12,7 +12,7 @@ use super::{OciError, bundle, ps, record::Record, stats::Event, update};
 pub fn config(file: &Path, bundle: &Path) -> Result<Translated, OciError> {
     let spec = bundle::read(file)?;
     let directory = |_: &Path| translate::look(Path::new("/"));
-    Ok(translate::translate(spec, bundle, directory)?)
+    Ok(translate::translate(spec, bundle, "", directory)?)
 }
 
 /// A process, as `exec --process` gets it.

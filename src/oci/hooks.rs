@@ -45,6 +45,11 @@ impl Kind {
         }
     }
 
+    /// Whether there are any.
+    pub fn is_in(self, spec: &Spec) -> bool {
+        !self.of(spec).is_empty()
+    }
+
     #[allow(deprecated)] // prestart: the specification still has it, and docker uses it
     fn of(self, spec: &Spec) -> &[Hook] {
         let Some(hooks) = spec.hooks() else { return &[] };

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 
 use ampoule_protocol::message::{
@@ -19,22 +20,29 @@ use super::bundle::Bundle;
 use super::error::{OciError, file, host};
 use super::face::{Face, Mirror, pair};
 use super::hooks::{self, Kind};
+use super::network::{self, Listener, Network};
 use super::record::{Record, Status};
 use super::store::Store;
 use super::translate::{self, Translated};
 use super::{cgroup, console};
 use crate::agent::Events;
+use crate::clock::now_us;
 use crate::monitor::channel::Channel;
+use crate::monitor::control::MonitorRequest;
 use crate::monitor::group;
 use crate::report::chain;
+use crate::sandbox::about::{About, By, Contained, Moments};
 use crate::sandbox::container::{self, Running, Then};
 use crate::sandbox::launch::{Backing, Launched, Machine};
 use crate::sandbox::monitored::wait;
+
 use crate::sandbox::signals::Signals;
 use crate::sandbox::streams::Streams;
 use crate::sandbox::template::{Template, Templates};
+use crate::sandbox::trace;
 use crate::sandbox::wake::wake;
-use crate::sandbox::{CONTAINER, Ends, Places, Registry, SHARE, SandboxError, exec};
+use crate::sandbox::{CONTAINER, Ends, Places, Registry, SHARE, SandboxError, Slots, exec};
+use crate::vmm::config::Export;
 
 /// What a keeper is to do.
 #[derive(Debug)]
@@ -187,7 +195,7 @@ pub fn keep(
 ) -> Result<u8, OciError> {
     let folder = Store::new(&job.root).folder(&job.id)?;
     let spec = folder.read_config()?;
-    let translated = translate::translate(spec.clone(), &job.bundle, translate::look)?;
+    let translated = translate::translate(spec.clone(), &job.bundle, "", translate::look)?;
     let cgroups = match spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref()) {
         Some(name) => cgroup::enter(name, job.systemd_cgroup, |group| folder.write_cgroup(group))?,
         None => Vec::new(),
@@ -230,7 +238,8 @@ fn keep_in(
     if let Some(process) = translated.spec.process_mut() {
         console::size_as_own(process);
     }
-    mirror.show(Face::Network).map_err(host("make a network namespace"))?;
+    let named = network::named(spec).map(open_network).transpose()?;
+    mirror.show(Face::Network(named)).map_err(host("make or join a network namespace"))?;
     let mut made = Made {
         rootfs: translated.host_rootfs.clone(),
         places: Some(job.places.clone()),
@@ -244,9 +253,20 @@ fn keep_in(
     for kind in [Kind::Prestart, Kind::CreateRuntime] {
         hooks::run(spec, kind, &record)?;
     }
+    let mut network = Network::join()?;
+    made.warnings.extend(network.warnings());
+    // Whoever has hooks here may lay a network later, too: of how many interfaces, nobody knows.
+    if network.len() > 1 || Kind::Prestart.is_in(spec) || Kind::CreateRuntime.is_in(spec) {
+        translated.shape.slots.nets = Slots::POD.nets;
+    }
     // The third is held: its end would be the guest's.
-    let (machine, running, _events) = begin(job, &translated, signals, &mut made.warnings)?;
+    let mut moments = Moments { create_us: now_us(), ..Moments::default() };
+    let (mut machine, running, _events) = begin(job, &translated, signals, &mut made.warnings)?;
+    moments.ready_us = now_us();
+    network.give(&mut machine)?;
+    moments.joined_us = now_us();
     made.vsock = machine.vsock();
+    let listener = Listener::new(&made.vsock)?;
     // A terminal's size is asked of standard input.
     if !running.has_terminal() {
         console::let_go().map_err(host("let go of the standard streams"))?;
@@ -257,9 +277,34 @@ fn keep_in(
     if !tell(made)? {
         return Ok(super::KEEPER_FAILED);
     }
+    describe(&job.id, &mut machine, moments);
     // What others left is cleared when nobody waits for it; that it could not be is theirs to tell.
     let _ = Registry::new(&job.places).sweep();
-    stay(machine, running, signals)
+    stay(machine, running, (network, &listener), signals)
+}
+
+/// Opens a namespace that a container is to join.
+fn open_network(path: &Path) -> Result<Arc<File>, OciError> {
+    let namespace = File::open(path).map_err(file("open the network namespace", path))?;
+    crate::network::check(namespace.as_fd())
+        .map_err(|source| OciError::Namespace { path: path.to_owned(), source })?;
+    Ok(Arc::new(namespace))
+}
+
+/// Tells others of the sandbox. Nobody waits for it any more, and nothing fails for it.
+fn describe(id: &str, machine: &mut Machine, mut moments: Moments) {
+    moments.warm = machine.guest.timings.warm;
+    let Some(folder) = machine.kept().map(|kept| kept.folder.clone()) else { return };
+    let main = Contained { id: id.to_owned(), name: id.to_owned(), guest: CONTAINER.to_owned() };
+    let mut about = About::new(By::Oci, id, machine.guest.pid());
+    (about.containers, about.moments) = (vec![main], moments);
+    let _ = about.write(&folder);
+    // A death meanwhile is for whoever waits for it to see.
+    if trace::is_wanted() && machine.guest.ask(MonitorRequest::Timings, &[]).is_ok() {
+        let timings = &machine.guest.timings;
+        (moments.monitor_us, moments.first_run_us) = (timings.monitor_us, timings.first_run_us);
+        trace::moments(&format!("container {id}"), id, &moments);
+    }
 }
 
 /// The sandbox, and the container in it; from a template where that can be done.
@@ -270,24 +315,9 @@ fn begin(
     warnings: &mut Vec<String>,
 ) -> Result<(Machine, Running, Option<Events>), OciError> {
     let templates = Templates::new(job.places.templates());
-    let template = match templates.get(&translated.shape) {
-        Ok(template) => Some(template),
-        // Would be in the way of a boot, too, which tells it.
-        Err(SandboxError::GuestFiles(_)) => None,
-        Err(error) => {
-            warnings.push(format!("{}: the sandbox is booted instead", chain(&error)));
-            None
-        }
-    };
-    match begin_with(job, translated, template.as_ref(), signals) {
-        Err(SandboxError::Template(reason)) => {
-            warnings.push(format!("{reason}: the sandbox is booted instead"));
-            // Another start may have been faster.
-            let _ = Templates::key(&translated.shape).and_then(|key| Ok(templates.remove(&key)?));
-            Ok(begin_with(job, translated, None, signals)?)
-        }
-        begun => Ok(begun?),
-    }
+    let warn = |warning| warnings.push(warning);
+    let begin = |template: Option<&Template>| begin_with(job, translated, template, signals);
+    Ok(templates.begin(&translated.shape, warn, begin)?)
 }
 
 fn begin_with(
@@ -297,7 +327,7 @@ fn begin_with(
     signals: &Signals,
 ) -> Result<(Machine, Running, Option<Events>), SandboxError> {
     let backing = Backing {
-        export: Some(translated.export.clone()),
+        export: Some(Export::Tree(translated.shares.clone())),
         callers_group: translated.grouped,
         ..Backing::default()
     };
@@ -347,9 +377,15 @@ fn request(job: &CreateJob, translated: &Translated, ends: &Ends) -> Create {
 
 /// Waits for the end of the container's program, passing signals on to it; its sandbox goes with it,
 /// once everything that it wrote has been handed over.
-fn stay(mut machine: Machine, mut running: Running, signals: &Signals) -> Result<u8, OciError> {
-    let exit = attend(&mut machine, &mut running, signals)?;
+fn stay(
+    mut machine: Machine,
+    mut running: Running,
+    (mut network, listener): (Network, &Listener),
+    signals: &Signals,
+) -> Result<u8, OciError> {
+    let exit = attend(&mut machine, &mut running, (&mut network, listener), signals)?;
     machine.end()?;
+    network.leave()?;
     if let Some(source) = running.streams.failure() {
         return Err(OciError::Host { what: "write the container's output", source });
     }
@@ -359,6 +395,7 @@ fn stay(mut machine: Machine, mut running: Running, signals: &Signals) -> Result
 fn attend(
     machine: &mut Machine,
     running: &mut Running,
+    (network, listener): (&mut Network, &Listener),
     signals: &Signals,
 ) -> Result<ExitStatus, SandboxError> {
     let mut exit: Option<ExitStatus> = None;
@@ -371,6 +408,7 @@ fn attend(
         let mut fds = [
             PollFd::new(awaited, PollFlags::POLLIN),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
             PollFd::new(machine.guest.as_fd(), PollFlags::POLLIN),
         ];
         match (wait(&mut fds, PollTimeout::NONE)?, exit) {
@@ -380,6 +418,7 @@ fn attend(
             }
             (Some(0), Some(exit)) => return Ok(exit),
             (Some(1), _) => running.pass_on_next(signals)?,
+            (Some(2), _) => network.serve(listener, machine),
             (_, exit) => {
                 if let Some(death) = machine.guest.death()? {
                     return exit.ok_or(death);

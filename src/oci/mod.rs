@@ -12,7 +12,7 @@
 //! * [`stats`], [`table`], [`log`]: what is printed, and errors, as callers read them
 
 mod bundle;
-mod cgroup;
+pub(crate) mod cgroup;
 mod console;
 mod create;
 mod delete;
@@ -24,11 +24,12 @@ mod features;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod guest;
-mod hooks;
+pub(crate) mod hooks;
 mod keeper;
 mod kill;
 mod list;
 mod log;
+mod network;
 mod pause;
 mod processors;
 mod ps;
@@ -50,9 +51,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub(crate) use bundle::{Bundle, BundleError, read as read_spec};
 pub use error::OciError;
 use log::{Format, Log};
+pub(crate) use record::{Record, Status as RecordStatus};
 use store::Store;
+pub use translate::{CPUS_ANNOTATION, MEMORY_ANNOTATION};
+pub(crate) use translate::{DEFAULT_PERIOD, TranslateError, as_annotated, look, size, translate};
 
 use crate::sandbox::Places;
 

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use super::create::{self, New, Terminal};
 use super::error::host;
-use super::{Global, OciError, delete, start};
+use super::start::{self, Laid};
+use super::{Global, OciError, delete};
 use crate::sandbox::signals::Signals;
 use crate::terminal::RawTerminal;
 
@@ -53,7 +54,7 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, OciError> {
 
 /// A container that does not start goes.
 fn started(global: &Global, id: &str) -> Result<(), OciError> {
-    start::start(global, id).inspect_err(|_| {
+    start::start(global, id, Laid::Before).inspect_err(|_| {
         // The first error is the one to tell.
         let _ = delete::by_force(global, id);
     })

@@ -167,7 +167,7 @@ mod tests {
     fn what_is_written_can_be_run() {
         for rootless in [false, true] {
             let (folder, bundle) = written(rootless);
-            let made = translate(bundle.spec, folder.path(), look).unwrap();
+            let made = translate(bundle.spec, folder.path(), "", look).unwrap();
             assert_eq!(made.warnings, [""; 0]);
             let linux = made.spec.linux().as_ref().unwrap();
             let has_users = linux

@@ -6,7 +6,7 @@ use ampoule_protocol::message::{ProcessId, Request};
 
 use super::hooks::{self, Kind};
 use super::record::Status;
-use super::{Global, OciError};
+use super::{Global, OciError, network};
 use crate::agent::{Client, ClientError, EXCHANGE_TIME};
 use crate::sandbox::CONTAINER;
 
@@ -19,12 +19,21 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, OciError> {
-    start(global, &args.id)?;
+    start(global, &args.id, Laid::Meanwhile)?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// When somebody may have laid the container's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Laid {
+    /// Not since it was created.
+    Before,
+    /// Since then, too.
+    Meanwhile,
+}
+
 /// Starts a created container.
-pub fn start(global: &Global, id: &str) -> Result<(), OciError> {
+pub fn start(global: &Global, id: &str, laid: Laid) -> Result<(), OciError> {
     let (held, mut record) = global.store().hold(id)?;
     match record.status {
         Status::Created => {}
@@ -39,6 +48,11 @@ pub fn start(global: &Global, id: &str) -> Result<(), OciError> {
         }
     }
     let spec = held.folder.read_config()?;
+    if laid == Laid::Meanwhile {
+        for warning in network::look_again(&record)? {
+            global.log().warn(&warning);
+        }
+    }
     let mut agent = Client::open(&record.vsock, hooks::guest_time(&spec, EXCHANGE_TIME))?;
     // Said before it is so: of a command that is killed in between, the container may run.
     record.status = Status::Running;

@@ -12,7 +12,7 @@ use ampoule_protocol::SHARES;
 use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxResources, Mount, Process, Spec};
 
 use crate::sandbox::{SHARE, Shape};
-use crate::vmm::config::{Export, Share};
+use crate::vmm::config::Share;
 
 /// Name of the root file system among the shares.
 const ROOTFS: &str = "rootfs";
@@ -81,8 +81,8 @@ pub enum TranslateError {
 pub struct Translated {
     /// What the agent is sent.
     pub spec: Spec,
-    /// What the guest sees of the host's directories.
-    pub export: Export,
+    /// What the guest sees of the host's directories and files, by name in [`SHARE`].
+    pub shares: BTreeMap<String, Share>,
     /// Path of the root file system in [`SHARE`].
     pub rootfs: PathBuf,
     /// Absolute path of the root file system on the host.
@@ -102,10 +102,12 @@ pub fn look(path: &Path) -> io::Result<FileType> {
     std::fs::metadata(path).map(|metadata| metadata.file_type())
 }
 
-/// Divides a container's configuration between host and guest. `look` tells what is at a path.
+/// Divides a container's configuration between host and guest. The names of what it shares begin with
+/// `prefix`. `look` tells what is at a path.
 pub fn translate(
     mut spec: Spec,
     bundle: &Path,
+    prefix: &str,
     look: impl Fn(&Path) -> io::Result<FileType>,
 ) -> Result<Translated, TranslateError> {
     let process = spec.process().as_ref().ok_or(TranslateError::Missing("process"))?;
@@ -124,11 +126,12 @@ pub fn translate(
     }
     let share = |path: &Path, read_only| Share { path: path.to_owned(), read_only };
     // Written to for mount points also where the container may not.
-    let mut shares = BTreeMap::from([(ROOTFS.to_owned(), share(&host_rootfs, false))]);
+    let rootfs = format!("{prefix}{ROOTFS}");
+    let mut shares = BTreeMap::from([(rootfs.clone(), share(&host_rootfs, false))]);
     if let Some(mounts) = spec.mounts().clone() {
         let mounts = mounts.into_iter().enumerate().map(|(number, mut mount)| {
             if let Some(shared) = host_source(number, &mount, bundle, &look)? {
-                let name = format!("m{number}");
+                let name = format!("{prefix}m{number}");
                 mount.set_source(Some(Path::new(SHARES).join(SHARE).join(&name)));
                 shares.insert(name, shared);
             }
@@ -142,8 +145,8 @@ pub fn translate(
     localize(&mut spec, &processors);
     Ok(Translated {
         spec,
-        export: Export::Tree(shares),
-        rootfs: ROOTFS.into(),
+        shares,
+        rootfs: rootfs.into(),
         host_rootfs,
         shape,
         grouped,
@@ -163,18 +166,21 @@ fn check_namespaces(linux: &Linux) -> Result<(), TranslateError> {
         else {
             continue;
         };
-        let hint = match namespace.typ() {
-            LinuxNamespaceType::Network => "; run it with --network none",
-            _ => "",
-        };
+        // What is in it is the guest's: see `network`.
+        if namespace.typ() == LinuxNamespaceType::Network {
+            continue;
+        }
         let path = path.display();
         return unsupported(
             namespace.typ(),
-            format!("{path} is a namespace of the host, which a guest cannot join{hint}"),
+            format!("{path} is a namespace of the host, which a guest cannot join"),
         );
     }
     for (kind, hint) in [
-        (LinuxNamespaceType::Network, "; run it with --network none"),
+        (
+            LinuxNamespaceType::Network,
+            "; run it with another --network than the host's, such as none",
+        ),
         (LinuxNamespaceType::Pid, ""),
         (LinuxNamespaceType::Ipc, ""),
         (LinuxNamespaceType::Uts, ""),
@@ -276,14 +282,18 @@ pub fn size(spec: &Spec) -> Result<(Shape, Vec<usize>), TranslateError> {
         (Some(cpus), count) => Some(cpus.min(count as f64)),
         (None, count) => Some(count as f64),
     };
-    let mut shape = Shape::new(cpus, memory, None);
+    Ok((as_annotated(Shape::new(cpus, memory, None), spec)?, processors))
+}
+
+/// A machine that is as large as annotations ask for, if it is not larger already.
+pub fn as_annotated(mut shape: Shape, spec: &Spec) -> Result<Shape, TranslateError> {
     if let Some(mib) = annotation(spec, MEMORY_ANNOTATION)? {
         shape.memory_mib = shape.memory_mib.max(mib);
     }
     if let Some(vcpus) = annotation::<u8>(spec, CPUS_ANNOTATION)? {
         shape.vcpus = shape.vcpus.max(vcpus.min(crate::vmm::config::MAX_VCPUS));
     }
-    Ok((shape, processors))
+    Ok(shape)
 }
 
 /// The processors of the host that limits name; none where they name none.
@@ -335,6 +345,10 @@ fn localize(spec: &mut Spec, processors: &[usize]) {
     let Some(linux) = spec.linux_mut() else { return };
     linux.set_cgroups_path(None);
     linux.set_mount_label(None);
+    // In the guest it is a new one.
+    for namespace in linux.namespaces_mut().iter_mut().flatten() {
+        namespace.set_path(None);
+    }
     if let Some(resources) = linux.resources_mut() {
         localize_resources(resources, vcpus);
     }
@@ -371,7 +385,7 @@ mod tests {
     fn with(change: impl FnOnce(&mut Value)) -> Result<Translated, TranslateError> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("rootfs")).unwrap();
-        translate(spec(change), folder.path(), look)
+        translate(spec(change), folder.path(), "", look)
     }
 
     #[test]
@@ -386,7 +400,7 @@ mod tests {
             ]);
         });
         let made = made.unwrap();
-        let Export::Tree(shares) = &made.export else { panic!("{:?}", made.export) };
+        let shares = &made.shares;
         assert_eq!(shares.keys().collect::<Vec<_>>(), ["m1", "rootfs"]);
         assert_eq!(shares["m1"], Share { path: hosts, read_only: true });
         let mounts = made.spec.mounts().as_ref().unwrap();
@@ -400,7 +414,7 @@ mod tests {
         let socket = folder.path().join("s");
         let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let cases: [(&str, Value, &str); 4] = [
-            ("/linux/namespaces/2/path", json!("/run/netns/x"), "/run/netns/x"),
+            ("/linux/namespaces/1/path", json!("/proc/7/ns/pid"), "/proc/7/ns/pid"),
             ("/linux/namespaces/1/type", json!("time"), "pid"),
             ("/mounts", json!([{"destination": "/s", "type": "bind", "source": socket}]), "socket"),
             ("/mounts", json!([{"destination": "/s", "type": "bind", "source": "/none"}]), "/none"),

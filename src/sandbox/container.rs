@@ -170,17 +170,22 @@ impl Starting {
         }
         // The agent takes streams before and after their request: they are connected while it makes
         // the container.
-        let streams = Streams::attach(&vsock, &stdio, ends)?;
-        answered(wait.as_fd())?;
-        if goes_on {
-            wait.receive_done()?;
-        } else {
-            wait.receive_created()?;
-        }
-        if then == Then::Start {
+        let mut streams = Streams::attach(&vsock, &stdio, ends)?;
+        let mut arrive = || -> Result<(), SandboxError> {
             answered(wait.as_fd())?;
-            wait.receive_done()?;
-        }
+            if goes_on {
+                wait.receive_done()?;
+            } else {
+                wait.receive_created()?;
+            }
+            if then == Then::Start {
+                answered(wait.as_fd())?;
+                wait.receive_done()?;
+            }
+            Ok(())
+        };
+        let arrived = arrive();
+        streams.settle(arrived)?;
         Ok(Running { id, has_terminal, vsock, wait, side: None, streams })
     }
 }
@@ -199,8 +204,8 @@ pub fn exec(vsock: &Path, exec: Exec, ends: &Ends) -> Result<Running, SandboxErr
     let stdio: Stdio = exec.stdio.clone();
     let mut wait = Client::open(vsock, EXCHANGE_TIME)?;
     wait.send(&Request::Exec(Box::new(exec)))?;
-    let streams = Streams::attach(vsock, &stdio, ends)?;
-    wait.receive_created()?;
+    let mut streams = Streams::attach(vsock, &stdio, ends)?;
+    streams.settle(wait.receive_created())?;
     wait.send(&Request::Wait(id.clone()))?;
     let vsock = vsock.to_owned();
     Ok(Running { id, has_terminal: terminal, vsock, wait, side: None, streams })

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use super::detach::DetachError;
 use super::guest::GuestFilesError;
 use super::registry::RegistryError;
+use super::shares::SharedTreeError;
 use super::spec::SpecError;
 use super::state::{StateError, Status};
 use super::streams::StreamError;
@@ -41,6 +42,8 @@ pub enum SandboxError {
     Agent(#[from] ClientError),
     #[error(transparent)]
     Streams(#[from] StreamError),
+    #[error(transparent)]
+    Shares(#[from] SharedTreeError),
     /// The monitor could not make the machine; its own words.
     #[error("cannot start the sandbox: {0}")]
     Machine(String),

@@ -4,10 +4,10 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 /// File name of the kernel.
-const KERNEL: &str = "vmlinux";
+pub const KERNEL: &str = "vmlinux";
 
 /// File name of the initramfs that holds the agent.
-const INITRAMFS: &str = "initramfs.cpio";
+pub const INITRAMFS: &str = "initramfs.cpio";
 
 /// Folders for an installed ampoule.
 const INSTALLED: [&str; 2] = ["/usr/local/lib/ampoule", "/usr/lib/ampoule"];

@@ -175,7 +175,7 @@ impl Monitored {
                 reason: violation::describe(syscall, &thread),
                 console: String::new(),
             }),
-            Some(MonitorEvent::Done) => None,
+            Some(MonitorEvent::Done | MonitorEvent::Metrics { .. }) => None,
             None => Some(self.gone()),
         })
     }

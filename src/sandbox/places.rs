@@ -21,7 +21,7 @@ impl Places {
     /// The given folders, or the user's defaults.
     pub fn new(data: Option<&Path>, state: Option<&Path>, templates: Option<&Path>) -> Self {
         let defaults = if geteuid().is_root() {
-            Self { data: "/var/lib/ampoule".into(), state: "/run/ampoule".into(), templates: None }
+            Self::of_system(Path::new("/"))
         } else {
             Self::of_user(|name| env::var_os(name).map(PathBuf::from))
         };
@@ -29,6 +29,23 @@ impl Places {
             data: data.map_or(defaults.data, absolute),
             state: state.map_or(defaults.state, absolute),
             templates: templates.map(absolute),
+        }
+    }
+
+    /// The folders that the environment names, as the commands' options do, or the user's defaults.
+    pub fn of_environment() -> Self {
+        let named = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let [data, state, templates] =
+            ["AMPOULE_ROOT", "AMPOULE_STATE", "AMPOULE_TEMPLATES"].map(named);
+        Self::new(data.as_deref(), state.as_deref(), templates.as_deref())
+    }
+
+    /// Those of the root of a system, whose files are below this folder.
+    pub fn of_system(root: &Path) -> Self {
+        Self {
+            data: root.join("var/lib/ampoule"),
+            state: root.join("run/ampoule"),
+            templates: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The sandboxes of this host: making, finding and clearing away their folders.
 //!
 //! ```text
-//! <state>/sandboxes/<12 digits of the id>/   lock · state.json · control.sock · vsock.sock · vsock.sock_1024
+//! <state>/sandboxes/<12 digits of the id>/   lock · state.json or about.json · control.sock · network.sock · vsock.sock · …
 //! <state>/names/<name> -> <12 digits>        made with one symlink(2): a name has one owner
 //! <data>/logs/<id>.json                      output of a detached container
 //! ```
@@ -90,7 +90,7 @@ fn file(what: &'static str, path: &Path) -> impl Fn(io::Error) -> RegistryError 
 /// A sandbox's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Folder {
-    path: PathBuf,
+    pub(super) path: PathBuf,
 }
 
 impl Folder {
@@ -104,6 +104,21 @@ impl Folder {
         self.path.join("control.sock")
     }
 
+    /// What is told of a sandbox that has no state file.
+    pub fn about(&self) -> PathBuf {
+        self.path.join("about.json")
+    }
+
+    /// The socket at which its metrics are read, where its keeper offers one.
+    pub fn metrics(&self) -> PathBuf {
+        self.path.join("metrics.sock")
+    }
+
+    /// Its name, the beginning of the sandbox's id.
+    pub fn short_id(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// The state file.
     pub fn state(&self) -> PathBuf {
         self.path.join("state.json")
@@ -112,7 +127,8 @@ impl Folder {
     /// Removes the sockets of an ended sandbox; a folder without them is the same.
     pub fn remove_sockets(&self) {
         let vsock = self.vsock();
-        for socket in [crate::agent::ReadyListener::path(&vsock), vsock, self.control()] {
+        let ready = crate::agent::ReadyListener::path(&vsock);
+        for socket in [ready, vsock, self.control(), self.metrics()] {
             let _ = fs::remove_file(socket);
         }
     }
@@ -235,6 +251,14 @@ impl Registry {
         Ok(entries)
     }
 
+    /// The folders of all sandboxes that a keeper lives for, those without a name among them.
+    pub fn kept(&self) -> Result<Vec<Folder>, RegistryError> {
+        let mut folders = self.folders()?;
+        folders.retain(Folder::is_kept);
+        folders.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(folders)
+    }
+
     /// The sandbox of a name, an id or an id's unambiguous beginning.
     pub fn find(&self, wanted: &str) -> Result<Entry, RegistryError> {
         if is_valid_name(wanted)
@@ -298,6 +322,11 @@ impl Registry {
         let state = State::read(&folder.state())?;
         let state = if kept || state.status == Status::Exited { state } else { killed(state) };
         Ok(Entry { folder, state })
+    }
+
+    /// The state of a sandbox that has a name.
+    pub fn state_of(&self, folder: &Folder) -> Option<State> {
+        self.entry(folder.clone()).ok().map(|entry| entry.state)
     }
 
     fn folders(&self) -> Result<Vec<Folder>, RegistryError> {

@@ -72,7 +72,8 @@ impl Shape {
 /// Machines have sizes in steps, of an eighth and more: each size has a template of its own, and there
 /// are to be few.
 fn step(mib: u32) -> u32 {
-    (mib.next_power_of_two() / 16).max(32)
+    // Beyond the last power there is one step more.
+    (mib.checked_next_power_of_two().unwrap_or(1 << 31) / 16).max(32)
 }
 
 #[cfg(test)]

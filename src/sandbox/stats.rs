@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::unistd::{SysconfVar, sysconf};
 use serde::Serialize;
 
-use super::registry::Entry;
+use super::registry::{Entry, Folder};
 use super::state::Status;
 
 /// Why it is not known what a sandbox takes.
@@ -102,10 +102,17 @@ impl Usage {
 /// # Errors
 /// Files of `/proc` that may not be read: root may read all, others not even their own monitors'.
 pub fn usage(entry: &Entry) -> Result<Option<Usage>, StatsError> {
-    let keeper = entry.state.keeper;
-    let Some(monitor) = entry.state.monitor.filter(|_| entry.state.status != Status::Exited) else {
-        return Ok(None);
-    };
+    match entry.state.monitor.filter(|_| entry.state.status != Status::Exited) {
+        Some(monitor) => usage_of(&entry.folder, entry.state.keeper, monitor),
+        None => Ok(None),
+    }
+}
+
+/// The same of a sandbox that is kept in this folder, by these two processes.
+///
+/// # Errors
+/// The same.
+pub fn usage_of(folder: &Folder, keeper: i32, monitor: i32) -> Result<Option<Usage>, StatsError> {
     let (Some(keeper_stat), Some(monitor_stat)) =
         (read(keeper, "stat", parse_stat)?, read(monitor, "stat", parse_stat)?)
     else {
@@ -118,7 +125,7 @@ pub fn usage(entry: &Entry) -> Result<Option<Usage>, StatsError> {
     };
     // A pid may have become another process's. The keeper is the one meant if it still holds its
     // folder, and the monitor is if it is the keeper's child.
-    if monitor_stat.parent != keeper || !entry.folder.is_kept() {
+    if monitor_stat.parent != keeper || !folder.is_kept() {
         return Ok(None);
     }
     Ok(Some(Usage {

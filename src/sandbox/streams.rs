@@ -44,6 +44,57 @@ pub enum Ends {
     },
     /// A log, and no input.
     Log(Arc<Log>),
+    /// Files of the caller's.
+    Files(Files),
+}
+
+/// Files that a process's streams are tied to; what is absent the process has as `/dev/null`.
+#[derive(Debug, Clone, Default)]
+pub struct Files {
+    /// Whether it has an input, also a terminal's: [`Streams::take_input`] is to be fed.
+    pub stdin: bool,
+    /// Its output, also a terminal's.
+    pub stdout: Option<Arc<OwnedFd>>,
+    /// Its errors.
+    pub stderr: Option<Arc<OwnedFd>>,
+}
+
+impl Ends {
+    /// Whether each of input, output and errors is carried.
+    fn carried(&self) -> [bool; 3] {
+        match self {
+            Self::Own { stdin } => [*stdin, true, true],
+            Self::Log(_) => [false, true, true],
+            Self::Files(files) => [files.stdin, files.stdout.is_some(), files.stderr.is_some()],
+        }
+    }
+
+    /// Where input comes from.
+    fn input(&self) -> io::Result<Option<Patient>> {
+        match self {
+            Self::Own { stdin: true } => own(io::stdin().as_fd()).map(Some),
+            Self::Own { stdin: false } | Self::Log(_) | Self::Files(_) => Ok(None),
+        }
+    }
+
+    /// Where output goes.
+    fn output(&self, which: LogStream) -> io::Result<Box<dyn Write + Send>> {
+        Ok(match (self, which) {
+            (Self::Own { .. }, LogStream::Stdout) => Box::new(own(io::stdout().as_fd())?),
+            (Self::Own { .. }, LogStream::Stderr) => Box::new(own(io::stderr().as_fd())?),
+            (Self::Log(log), which) => Box::new(log.writer(which)),
+            (Self::Files(files), which) => {
+                let file = match which {
+                    LogStream::Stdout => &files.stdout,
+                    LogStream::Stderr => &files.stderr,
+                };
+                match file {
+                    Some(file) => Box::new(own(file.as_fd())?),
+                    None => Box::new(io::sink()),
+                }
+            }
+        })
+    }
 }
 
 /// The streams of one process under way.
@@ -52,6 +103,22 @@ pub struct Streams {
     /// Reads as closed when every output has ended.
     outputs: OwnedFd,
     failure: Arc<Mutex<Option<io::Error>>>,
+    /// One that nobody feeds yet.
+    input: Option<Input>,
+    /// All connections, until it is known that there is a process behind them.
+    unsettled: Vec<UnixStream>,
+}
+
+/// The way to a process's input, which is fed later: whoever writes to it may have to be told first that
+/// the process is there. Dropping it closes the input.
+#[derive(Debug)]
+pub struct Input(UnixStream);
+
+impl Input {
+    /// Feeds it to the end of `from`.
+    pub fn feed(self, from: OwnedFd) -> io::Result<()> {
+        carry_input(Patient(from.into()), self.0)
+    }
 }
 
 /// Held by every output's thread: the last to go closes the pipe.
@@ -64,11 +131,11 @@ impl Streams {
         if terminal {
             return Stdio { terminal: name("terminal"), ..Stdio::default() };
         }
-        let stdin = matches!(ends, Ends::Own { stdin: true });
+        let [stdin, stdout, stderr] = ends.carried();
         Stdio {
             stdin: stdin.then(|| name("stdin")).flatten(),
-            stdout: name("stdout"),
-            stderr: name("stderr"),
+            stdout: stdout.then(|| name("stdout")).flatten(),
+            stderr: stderr.then(|| name("stderr")).flatten(),
             terminal: None,
         }
     }
@@ -78,26 +145,58 @@ impl Streams {
         let (outputs, open) =
             nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(io::Error::from)?;
         let open: Open = Arc::new(open);
-        let streams = Self { outputs, failure: Arc::default() };
+        let mut streams =
+            Self { outputs, failure: Arc::default(), input: None, unsettled: Vec::new() };
+        let later = matches!(ends, Ends::Files(Files { stdin: true, .. }));
         if let Some(name) = &names.stdout {
-            let from = agent::stream(vsock, name)?;
+            let from = streams.connect(vsock, name)?;
             streams.carry_output(from, ends, LogStream::Stdout, &open)?;
         }
         if let Some(name) = &names.stderr {
-            let from = agent::stream(vsock, name)?;
+            let from = streams.connect(vsock, name)?;
             streams.carry_output(from, ends, LogStream::Stderr, &open)?;
         }
         if let Some(name) = &names.stdin {
-            carry_input(agent::stream(vsock, name)?)?;
+            let to = streams.connect(vsock, name)?;
+            match ends.input()? {
+                Some(from) => carry_input(from, to)?,
+                None => streams.input = later.then_some(Input(to)),
+            }
         }
         if let Some(name) = &names.terminal {
-            let both = agent::stream(vsock, name)?;
-            if matches!(ends, Ends::Own { stdin: true }) {
-                carry_input(both.try_clone()?)?;
+            let both = streams.connect(vsock, name)?;
+            match ends.input()? {
+                Some(from) => carry_input(from, both.try_clone()?)?,
+                None if later => streams.input = Some(Input(both.try_clone()?)),
+                None => {}
             }
             streams.carry_output(both, ends, LogStream::Stdout, &open)?;
         }
         Ok(streams)
+    }
+
+    /// What `asked` says of the process that these are for: where there is none, nobody will ever take the
+    /// connections up, and those who carry them are told so.
+    pub fn settle<T, E>(&mut self, asked: Result<T, E>) -> Result<T, E> {
+        for socket in std::mem::take(&mut self.unsettled) {
+            if asked.is_err() {
+                // Fails only where the guest was faster.
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+        }
+        asked
+    }
+
+    /// A connection to the guest, for the stream of this name.
+    fn connect(&mut self, vsock: &Path, name: &str) -> Result<UnixStream, StreamError> {
+        let stream = agent::stream(vsock, name)?;
+        self.unsettled.push(stream.try_clone()?);
+        Ok(stream)
+    }
+
+    /// The input that nobody feeds yet, if there is one.
+    pub fn take_input(&mut self) -> Option<Input> {
+        self.input.take()
     }
 
     /// Why output was lost on the host's side, if it was: a full disk, not a closed pipe.
@@ -112,11 +211,7 @@ impl Streams {
         which: LogStream,
         open: &Open,
     ) -> io::Result<()> {
-        let mut to: Box<dyn Write + Send> = match (ends, which) {
-            (Ends::Own { .. }, LogStream::Stdout) => Box::new(own(io::stdout().as_fd())?),
-            (Ends::Own { .. }, LogStream::Stderr) => Box::new(own(io::stderr().as_fd())?),
-            (Ends::Log(log), which) => Box::new(log.writer(which)),
-        };
+        let mut to = ends.output(which)?;
         let open = Arc::clone(open);
         let failure = Arc::clone(&self.failure);
         thread::Builder::new().name("output".into()).stack_size(STACK).spawn(move || {
@@ -142,8 +237,7 @@ impl AsFd for Streams {
 }
 
 /// The thread is not waited for: it may sit in a read of a terminal when the process has ended.
-fn carry_input(mut to: UnixStream) -> io::Result<()> {
-    let mut from = own(io::stdin().as_fd())?;
+fn carry_input(mut from: Patient, mut to: UnixStream) -> io::Result<()> {
     thread::Builder::new().name("input".into()).stack_size(STACK).spawn(move || {
         // Whichever side ended it: the program reads an end of file, the writer has no reader left.
         let _ = copy_until_closed(&mut from, &mut to);

@@ -36,6 +36,7 @@ use super::shape::Shape;
 use super::spec;
 use crate::agent::{Client, ClientError, EXCHANGE_TIME, ReadyListener};
 use crate::monitor::control::{MonitorRequest, Start};
+use crate::report::chain;
 use crate::vmm::config::{DiskConfig, FsConfig, MachineConfig, NetConfig, SerialMode, VsockConfig};
 use crate::vmm::host::{Host, Opened};
 use crate::vmm::snapshot::format;
@@ -268,6 +269,34 @@ impl Templates {
         self.sweep();
         self.build(&wanted)?;
         self.open(&wanted.key).ok_or_else(|| TemplateError::NotFound(wanted.key.clone()).into())
+    }
+
+    /// Begins a sandbox of this shape from its template, or, where that cannot be had or restored,
+    /// without one: `warn` is told why.
+    pub fn begin<T>(
+        &self,
+        shape: &Shape,
+        mut warn: impl FnMut(String),
+        mut begin: impl FnMut(Option<&Template>) -> Result<T, SandboxError>,
+    ) -> Result<T, SandboxError> {
+        let template = match self.get(shape) {
+            Ok(template) => Some(template),
+            // Would be in the way of a boot, too, which tells it.
+            Err(SandboxError::GuestFiles(_)) => None,
+            Err(error) => {
+                warn(format!("{}: the sandbox is booted instead", chain(&error)));
+                None
+            }
+        };
+        match begin(template.as_ref()) {
+            Err(SandboxError::Template(reason)) => {
+                warn(format!("{reason}: the sandbox is booted instead"));
+                // Another start may have been faster.
+                let _ = Self::key(shape).and_then(|key| Ok(self.remove(&key)?));
+                begin(None)
+            }
+            begun => begun,
+        }
     }
 
     /// The key of the template that [`Templates::get`] gives.

@@ -15,7 +15,6 @@ pub fn wake(hostname: &str) -> Result<Wake, SandboxError> {
         machine_id: hex(&random::<16>()?),
         boot_id: uuid(random()?),
         hostname: hostname.to_owned(),
-        interfaces: Vec::new(),
     })
 }
 

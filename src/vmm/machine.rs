@@ -25,7 +25,7 @@ use crate::vmm::devices::list::{self, DeviceError};
 use crate::vmm::devices::serial::{Console, Input, Port, SerialState};
 use crate::vmm::devices::thread::DeviceThread;
 use crate::vmm::devices::virtio::mmio::SharedDevice;
-use crate::vmm::devices::virtio::{Place, Plug, PlugError, VirtioDevice};
+use crate::vmm::devices::virtio::{Counts, Place, Plug, PlugError, VirtioDevice};
 use crate::vmm::exit::{Ending, Exit, RunError, lock};
 use crate::vmm::host::Role;
 use crate::vmm::kvm::{KvmError, Vm};
@@ -305,6 +305,11 @@ impl Running {
         Touched::of(memory, &*config.host.own_pages()?)
     }
 
+    /// What its devices have counted, in their order.
+    pub fn counts(&self) -> Vec<Counts> {
+        self.devices.iter().filter_map(|device| lock(device).counts()).collect()
+    }
+
     /// Plugs something into one of its devices.
     ///
     /// # Errors
@@ -403,6 +408,11 @@ impl std::fmt::Debug for Paused<'_> {
 }
 
 impl Paused<'_> {
+    /// What its devices have counted, in their order.
+    pub fn counts(&self) -> Vec<Counts> {
+        self.devices.iter().filter_map(|device| device.counts()).collect()
+    }
+
     /// Writes the machine down: its state to one file, its memory to another, both empty. With
     /// `checksum`, the memory can be verified later.
     pub fn save(&self, state: &File, memory: &File, checksum: bool) -> Result<(), MachineError> {

@@ -14,6 +14,7 @@ mod files;
 mod hooks;
 mod lab;
 mod life;
+mod network;
 mod podman;
 mod refused;
 mod streams;

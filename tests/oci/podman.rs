@@ -1,6 +1,8 @@
 //! podman with ampoule-oci as its runtime.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 
 use serde_json::Value;
 
@@ -179,13 +181,48 @@ fn a_health_check_runs_in_the_container() {
 }
 
 #[test]
-fn networks_are_refused_by_name() {
+fn the_hosts_network_is_refused_by_name() {
     let engine = engine!();
-    for options in [&["--network", "host"][..], &[]] {
-        let done = engine.output(&[&["run", "--rm"], options, &[IMAGE, "true"]].concat());
-        assert!([125, 126].contains(&done.code), "{done:?}");
-        assert!(done.stderr.contains("--network none"), "{done:?}");
+    let done = engine.output(&["run", "--rm", "--network", "host", IMAGE, "true"]);
+    assert!([125, 126].contains(&done.code), "{done:?}");
+    assert!(done.stderr.contains("another --network"), "{done:?}");
+}
+
+#[test]
+fn the_default_network_leads_to_the_host_and_back() {
+    let engine = engine!();
+    if !std::path::Path::new("/usr/lib/cni/bridge").exists() {
+        return skip("needs the plugins of CNI, which lay podman's networks");
     }
+    let listener = TcpListener::bind("0.0.0.0:4321").unwrap();
+    let heard = std::thread::spawn(move || {
+        let mut text = String::new();
+        listener.accept().unwrap().0.read_to_string(&mut text).unwrap();
+        text
+    });
+    let script = "set -- $(ip route | grep ^default); echo hello | nc $3 4321; echo listening; \
+                  nc -l -p 80";
+    let options = ["run", "--detach", "--publish", "127.0.0.1:18080:80", "--name", "networked"];
+    engine.ok(&[&options[..], &[IMAGE, "sh", "-c", script]].concat());
+    assert_eq!(heard.join().unwrap(), "hello\n");
+    let address = engine.ok(&[
+        "inspect",
+        "--format",
+        "{{.NetworkSettings.Networks.podman.IPAddress}}",
+        "networked",
+    ]);
+    let address = format!("{}:80", address.trim());
+    let mut stream = loop {
+        match TcpStream::connect(&address) {
+            Ok(stream) => break stream,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    stream.write_all(b"back\n").unwrap();
+    drop(stream);
+    engine.ok(&["wait", "networked"]);
+    assert_eq!(engine.ok(&["logs", "networked"]), "listening\nback\n");
+    engine.ok(&["rm", "networked"]);
 }
 
 #[test]

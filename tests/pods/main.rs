@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         test("a_removed_share_is_let_go_of_by_guest_and_monitor", shares::are_let_go_of),
         test("containers_of_one_root_are_made_at_once", shares::one_root_for_many),
         test("a_tap_is_plugged_in_and_out", network::comes_and_goes),
+        test("containers_share_the_network_of_their_pod", network::is_the_pods),
         test("disks_are_plugged_in_and_out", disks::come_and_go),
         test("only_the_keeper_plugs", disks::are_the_keepers_to_plug),
     ];

@@ -27,7 +27,7 @@ pub struct Pod {
     pub machine: Machine,
     pub tree: SharedTree,
     pub folder: TempDir,
-    client: Client,
+    pub client: Client,
     tokens: u32,
 }
 
@@ -168,7 +168,6 @@ fn wake() -> Wake {
         machine_id: "1".repeat(32),
         boot_id: "01234567-89ab-4cde-8f01-23456789abcd".into(),
         hostname: "pod".into(),
-        interfaces: Vec::new(),
     }
 }
 

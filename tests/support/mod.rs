@@ -5,6 +5,8 @@
 
 #![allow(dead_code)] // each facet uses its own part
 
+pub mod namespaces;
+
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

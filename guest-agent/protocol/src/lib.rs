@@ -3,6 +3,7 @@
 //!
 //! * [`frame`]: u32 length (little endian) + JSON, with a hard size limit.
 //! * [`message`]: the requests, replies and events.
+//! * [`network`]: interfaces, their addresses and routes; pods.
 //! * [`hooks`]: how a hook is run, on whichever side it is.
 //! * [`features`]: what the agent knows by name, for the host to tell.
 //!
@@ -20,6 +21,7 @@ pub mod features;
 pub mod frame;
 pub mod hooks;
 pub mod message;
+pub mod network;
 
 /// Version of the protocol; both sides must name the same one in their [`message::Hello`].
 pub const VERSION: u32 = 1;

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::{Deserialize, Serialize};
 
+pub use crate::network::{Cidr, Interface, Neighbour, NetworkNamespace, Pod, Route};
+
 /// First message of either side on the ready and on every RPC connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -242,9 +244,6 @@ pub struct Wake {
     pub boot_id: String,
     /// Host name of the guest, and of each container that is in it already.
     pub hostname: String,
-    /// The guest's interfaces.
-    #[serde(default)]
-    pub interfaces: Vec<Interface>,
 }
 
 impl Wake {
@@ -259,21 +258,6 @@ impl std::fmt::Debug for Wake {
     }
 }
 
-/// A network interface that is set up anew.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Interface {
-    /// Its name in the guest, such as `eth0`.
-    pub name: String,
-    /// Its hardware address.
-    pub mac: [u8; 6],
-    /// Its addresses in CIDR notation, such as `192.0.2.2/24`.
-    #[serde(default)]
-    pub addresses: Vec<String>,
-    /// The default router, if any.
-    #[serde(default)]
-    pub gateway: Option<std::net::IpAddr>,
-}
-
 /// What the host asks of the agent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
@@ -281,6 +265,32 @@ pub enum Request {
     /// Make a container and its first process, which waits for [`Request::Start`].
     /// Answered with [`Reply::Created`].
     Create(Box<Create>),
+    /// Make the namespaces of a pod ([`crate::network::POD_NAMESPACES`]), which its containers join:
+    /// once, before the first of them. [`Reply::Done`].
+    Pod(Box<Pod>),
+    /// Move network devices of the machine to a namespace and set them up as interfaces there, beside
+    /// those that it has already. All of them or none. [`Reply::Done`].
+    Network {
+        /// Whose.
+        namespace: NetworkNamespace,
+        /// Which, at most [`crate::network::MAX_INTERFACES`].
+        interfaces: Vec<Interface>,
+    },
+    /// Take an interface out of a namespace: its device can be given away anew. [`Reply::Done`].
+    RemoveInterface {
+        /// Whose.
+        namespace: NetworkNamespace,
+        /// [`Interface::slot`] of its device.
+        slot: u8,
+        /// Its name.
+        name: String,
+    },
+    /// Connect to a TCP port of the pod's loopback interface. [`Reply::Done`]; from there on the
+    /// connection carries what is sent to and fro, with half-close. No request may follow on it.
+    Forward {
+        /// The port.
+        port: u16,
+    },
     /// Let a created container's first process execute its program. [`Reply::Done`].
     Start(ProcessId),
     /// Run a further process at once. [`Reply::Created`].

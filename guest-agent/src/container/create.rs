@@ -15,7 +15,7 @@ use super::{Container, Processes, delete, name};
 use crate::cgroup::{Cgroup, devices, limits};
 use crate::error::{Doing, Error, Result};
 use crate::setup::{Ids, Job, check_rootfs};
-use crate::{Agent, shares, spec};
+use crate::{Agent, pod, shares, spec};
 
 /// Makes a container; the pid of its first process. `body` is the request as it came.
 pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i32> {
@@ -33,12 +33,16 @@ pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i
         rules.allow_disk(*number, device.read_only);
     }
     agent.shares.mount_for(&request)?;
+    let namespaces = spec::Namespaces::of(&request.spec)?;
+    if namespaces.joined.iter().any(spec::Joined::is_pods_pid) {
+        pod::with_pids(agent)?;
+    }
     let owner = cgroup_owner(&request)?;
     let shares = shares::entries(&request.rootfs, &request.spec)?;
 
     let container = Arc::new(Container {
         cgroup: Cgroup::of_container(&request.container),
-        namespaces: spec::Namespaces::of(&request.spec)?.all().bits(),
+        namespaces: namespaces.all().bits(),
         name: request.container,
         request: body,
         shares,

@@ -23,7 +23,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ampoule_protocol::message::{ExitStatus, INIT, ProcessId, Stats, Stdio};
-
 pub use create::create;
 pub use delete::delete;
 pub use exec::exec;
@@ -33,6 +32,8 @@ pub use rename::rename_hosts;
 pub use start::start;
 pub use table::processes;
 pub use update::update;
+
+use nix::sched::CloneFlags;
 
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, Result};
@@ -177,6 +178,18 @@ impl Containers {
                 shares::detach(path);
             }
         }
+    }
+
+    /// A process of a container that has a namespace of this kind for itself or with others.
+    ///
+    /// # Errors
+    /// There is none, or it is in the guest's own.
+    pub fn member(&self, name: &str, kind: CloneFlags, process: &str) -> Result<Arc<Process>> {
+        let container = self.find(name)?;
+        if !CloneFlags::from_bits_retain(container.namespaces).contains(kind) {
+            return Err(Error::Invalid(format!("container {name:?} has no {kind:?}")));
+        }
+        container.process(process)
     }
 
     /// Whether there is none, nor one being made.

@@ -67,6 +67,7 @@ pub use namespaces::check_clocks;
 pub use network::loopback_up;
 pub use rootfs::{STAGE, check as check_rootfs, propagation};
 pub use seccomp::check as check_seccomp;
+pub use sysctl::set as set_sysctls;
 pub use users::Ids;
 
 /// What makes the agent's binary a setup stage.

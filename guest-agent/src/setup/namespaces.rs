@@ -16,8 +16,9 @@ const TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
 /// The user namespace that the spec asks for: made, or another container's.
 pub fn user(spec: &Spec, namespaces: &Namespaces) -> Result<Option<UserNamespace>> {
     let kind = CloneFlags::CLONE_NEWUSER;
-    if let Some(joined) = namespaces.joined.iter().find(|joined| joined.kind == kind) {
-        return UserNamespace::of(joined.pid).map(Some);
+    let mut joined = namespaces.joined.iter().filter(|joined| joined.kind == kind);
+    if let Some(pid) = joined.find_map(|joined| joined.pid) {
+        return UserNamespace::of(pid).map(Some);
     }
     let Some(linux) = spec.linux().as_ref().filter(|_| namespaces.new.contains(kind)) else {
         return Ok(None);

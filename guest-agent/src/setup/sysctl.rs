@@ -1,4 +1,7 @@
-//! `linux.sysctl`: kernel parameters that belong to one of the container's own namespaces.
+//! `linux.sysctl`: kernel parameters that belong to one of the container's own namespaces, or its
+//! pod's.
+
+use std::collections::BTreeMap;
 
 use nix::sched::CloneFlags;
 use oci_spec::runtime::Spec;
@@ -17,11 +20,18 @@ const IPC: [&str; 8] = [
     "kernel.shm_rmid_forced",
 ];
 
-/// Sets them, through the guest's own `/proc`: its files mean the writer's namespaces.
+/// Sets those of a container.
 pub fn apply(spec: &Spec, namespaces: CloneFlags) -> Result<()> {
     let asked = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
-    let mut asked: Vec<_> = asked.into_iter().flatten().collect();
-    asked.sort();
+    let mut sorted = BTreeMap::new();
+    for (name, value) in asked.into_iter().flatten() {
+        sorted.insert(name.clone(), value.clone());
+    }
+    set(&sorted, namespaces)
+}
+
+/// Sets them, through the guest's own `/proc`: its files mean the writer's namespaces, which are these.
+pub fn set(asked: &BTreeMap<String, String>, namespaces: CloneFlags) -> Result<()> {
     for (name, value) in asked {
         let path = path(name, namespaces)?;
         std::fs::write(&path, value).doing(|| format!("set sysctl {name} to {value:?}"))?;

@@ -31,9 +31,6 @@ impl Waking {
         // First, since this wipes the text whatever else is wrong.
         let seed = Seed::parse(request.seed)?;
         check_hostname(&request.hostname)?;
-        if !request.interfaces.is_empty() {
-            return Err(Error::Unsupported("setting up interfaces".into()));
-        }
         Ok(Self {
             seed,
             realtime: time(request.realtime_ns)?,
@@ -73,7 +70,6 @@ mod tests {
             machine_id: "0123456789abcdef0123456789abcdef".into(),
             boot_id: "01234567-89ab-4def-8123-456789abcdef".into(),
             hostname: "web-1".into(),
-            interfaces: Vec::new(),
         }
     }
 
@@ -113,8 +109,7 @@ mod tests {
             realtime_ns: u64,
         ) {
             let [seed, machine_id, boot_id, hostname] = texts.try_into().unwrap();
-            let interfaces = Vec::new();
-            let wake = Wake { seed, realtime_ns, machine_id, boot_id, hostname, interfaces };
+            let wake = Wake { seed, realtime_ns, machine_id, boot_id, hostname };
             prop_assert!(Waking::check(wake).is_err());
         }
 

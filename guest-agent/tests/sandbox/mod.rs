@@ -92,14 +92,36 @@ impl Sandbox {
         )
     }
 
+    /// The same, with this many network devices, which lead nowhere; none where the kernel cannot make
+    /// them.
+    pub fn start_with_devices(count: usize) -> Option<Self> {
+        let probe = "ip link add eth0 type veth peer name far0";
+        let made = Command::new("unshare").args(["--net", "sh", "-c", probe]).status();
+        if !made.is_ok_and(|status| status.success()) {
+            skip("needs ip, and pairs of interfaces (veth)");
+            return None;
+        }
+        let devices: String = (0..count)
+            .map(|n| {
+                format!("ip link add eth{n} type veth peer name far{n} && ip link set far{n} up; ")
+            })
+            .collect();
+        let agent = "--net sh -c '\"$@\"' sh \"$1\" serve";
+        let agent = agent.replace("'\"$@\"'", &format!("'{devices} exec \"$@\"'"));
+        Some(Self::start_with(&SCRIPT.replace("--net \"$1\" serve", &agent)))
+    }
+
     /// `before` is run by the shell right before the agent.
     fn start_script(before: &str) -> Self {
-        let script = SCRIPT.replace("code=0\n", &format!("{before}code=0\n"));
+        Self::start_with(&SCRIPT.replace("code=0\n", &format!("{before}code=0\n")))
+    }
+
+    fn start_with(script: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         make_rootfs(&directory.path().join("rootfs"));
         let host = UnixListener::bind(directory.path().join(format!("host-{READY_PORT}"))).unwrap();
         let agent = Command::new("unshare")
-            .args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"])
+            .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
             .arg(env!("CARGO_BIN_EXE_ampoule-agent"))
             .arg(directory.path())
             .stdin(CommandStdio::null())
@@ -344,7 +366,6 @@ pub fn wake(n: u8) -> Wake {
         machine_id: format!("{:032x}", n),
         boot_id: format!("00000000-0000-4000-8000-{:012x}", n),
         hostname: format!("guest-{n}"),
-        interfaces: Vec::new(),
     }
 }
 

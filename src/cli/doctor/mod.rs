@@ -1,5 +1,6 @@
 //! `ampoule doctor`: what this host has, what it lacks, and the command that mends it.
 
+mod containerd;
 mod finding;
 mod host_files;
 mod jail;
@@ -8,7 +9,7 @@ mod mitigations;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use clap::Args as ClapArgs;
 
@@ -45,12 +46,25 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
         ("tap devices", of_tun()),
     ];
     let host = HostFiles::here();
-    let groups = [Group::new(None, findings), mitigations::look(&host), jail::look(&host)];
+    let groups = [
+        Group::new(None, findings),
+        containerd::look(&host, containerd_version),
+        mitigations::look(&host),
+        jail::look(&host),
+    ];
     for group in &groups {
         print!("{}", group.told());
     }
     let bad = groups.iter().any(Group::is_bad);
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What a containerd says of itself.
+fn containerd_version(program: &Path) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    // containerd github.com/containerd/containerd 1.7.24 …
+    text.split_whitespace().nth(2).map(str::to_owned)
 }
 
 fn word(kvm: &KvmReality) -> &'static str {

@@ -169,7 +169,10 @@ fn end(event: MonitorEvent) -> Option<Result<(), WaitError>> {
         MonitorEvent::Violation { syscall, thread } => {
             Some(Err(WaitError::Machine(violation::describe(syscall, &thread))))
         }
-        MonitorEvent::Timings { .. } | MonitorEvent::Done | MonitorEvent::Refused { .. } => None,
+        MonitorEvent::Timings { .. }
+        | MonitorEvent::Metrics { .. }
+        | MonitorEvent::Done
+        | MonitorEvent::Refused { .. } => None,
     }
 }
 

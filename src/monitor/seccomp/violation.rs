@@ -79,7 +79,13 @@ pub fn name(role: Option<Role>) -> &'static str {
 pub fn describe(syscall: i32, thread: &str) -> String {
     let number = usize::try_from(syscall).ok();
     let name = number.and_then(syscalls::Sysno::new).map_or("unknown", |call| call.name());
-    format!(
-        "its monitor was killed: the {thread} thread made the forbidden system call {name} ({syscall})"
-    )
+    format!("{KILLED} the {thread} thread made the forbidden system call {name} ({syscall})")
+}
+
+/// The beginning of what is told.
+const KILLED: &str = "its monitor was killed:";
+
+/// Whether that is what somebody was told.
+pub fn is_described(text: &str) -> bool {
+    text.contains(KILLED)
 }

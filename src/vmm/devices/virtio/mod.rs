@@ -8,6 +8,7 @@ pub mod balloon;
 pub mod block;
 mod buffers;
 mod counter;
+mod counts;
 pub mod fs;
 mod interrupt;
 pub mod mmio;
@@ -21,6 +22,7 @@ mod testing;
 pub mod vsock;
 
 pub use counter::Counter;
+pub use counts::{Counts, Kind};
 pub use interrupt::{Interrupt, InterruptState};
 pub use plug::{Place, Plug, PlugError};
 pub use state::{DeviceState, QueuePosition, RestoreError, SaveError};
@@ -96,6 +98,11 @@ pub trait VirtioDevice: MutEventSubscriber + Send + std::fmt::Debug {
 
     /// The driver is ready.
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
+
+    /// What it has counted since it was made; none where it counts nothing.
+    fn counts(&self) -> Option<Counts> {
+        None
+    }
 
     /// Takes something while the machine runs. The driver goes on as it is.
     ///

@@ -13,8 +13,8 @@ use super::pages::Turn;
 use crate::vmm::devices::virtio::buffers::{Buffers, Direction, Segments};
 use crate::vmm::devices::virtio::ring::{Drained, Handled, Ring, RingError};
 use crate::vmm::devices::virtio::{
-    ActivateError, Activation, DeviceState, Interrupt, QueuePosition, RestoreError, VirtioDevice,
-    read_config_space,
+    ActivateError, Activation, Counts, DeviceState, Interrupt, Kind, QueuePosition, RestoreError,
+    VirtioDevice, read_config_space,
 };
 
 /// `VIRTIO_BALLOON_F_DEFLATE_ON_OOM` (5.5.3): the driver takes pages back before it kills.
@@ -157,6 +157,10 @@ impl Balloon {
 }
 
 impl VirtioDevice for Balloon {
+    fn counts(&self) -> Option<Counts> {
+        Some(Counts::of(Kind::Balloon, &*self.metrics))
+    }
+
     fn device_type(&self) -> u32 {
         VIRTIO_ID_BALLOON
     }

@@ -22,8 +22,8 @@ use crate::vmm::config::DiskConfig;
 use crate::vmm::devices::virtio::buffers::{Buffers, Direction};
 use crate::vmm::devices::virtio::ring::{Drained, Handled, Ring, RingError};
 use crate::vmm::devices::virtio::{
-    ActivateError, Activation, DeviceState, Interrupt, Plug, PlugError, QueuePosition,
-    RestoreError, VirtioDevice, read_config_space,
+    ActivateError, Activation, Counts, DeviceState, Interrupt, Kind, Plug, PlugError,
+    QueuePosition, RestoreError, VirtioDevice, read_config_space,
 };
 
 /// Entries of the request queue.
@@ -145,6 +145,10 @@ impl Block {
 }
 
 impl VirtioDevice for Block {
+    fn counts(&self) -> Option<Counts> {
+        Some(Counts::of(Kind::Block, &*self.metrics))
+    }
+
     fn device_type(&self) -> u32 {
         VIRTIO_ID_BLOCK
     }

@@ -13,8 +13,8 @@ use super::worker::{Active, Worker};
 use crate::vmm::config::FsConfig;
 use crate::vmm::devices::virtio::ring::Ring;
 use crate::vmm::devices::virtio::{
-    ActivateError, Activation, DeviceState, QueuePosition, RestoreError, SaveError, VirtioDevice,
-    read_config_space,
+    ActivateError, Activation, Counts, DeviceState, Kind, QueuePosition, RestoreError, SaveError,
+    VirtioDevice, read_config_space,
 };
 use crate::vmm::host::Host;
 
@@ -69,6 +69,10 @@ impl Fs {
 }
 
 impl VirtioDevice for Fs {
+    fn counts(&self) -> Option<Counts> {
+        Some(Counts::of(Kind::Fs, &*self.metrics))
+    }
+
     fn device_type(&self) -> u32 {
         VIRTIO_ID_FS
     }

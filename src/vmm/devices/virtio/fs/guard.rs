@@ -1,14 +1,14 @@
 //! Every operation's arguments, checked in one place before fuse-backend-rs acts on them.
 //!
 //! What it does for itself: nodes and open files are numbers that it has given out, looked up in its
-//! tables; names are resolved below a directory's descriptor, without following symbolic links; only
+//! tables, once [`super::nodes`] has found the share that they are of; names are resolved below a directory's descriptor, without following symbolic links; only
 //! files and directories are opened, never devices or pipes. What it leaves to its caller, and is done
 //! here: names, flags that open something else than the file, the size of buffers, the number of
 //! descriptors.
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,14 +20,12 @@ use fuse_backend_rs::api::filesystem::{
     Context, DirEntry, Entry, FileSystem, GetxattrReply, ListxattrReply, ZeroCopyReader,
     ZeroCopyWriter,
 };
-use fuse_backend_rs::passthrough::{CachePolicy, Config, PassthroughFs};
 
 use super::budget::Budget;
-use super::local::LocalDevices;
+use super::listing::Part;
 use super::metrics::FsMetrics;
-
-/// How long the guest may take names and attributes for true without asking again.
-const TIMEOUT: Duration = Duration::from_secs(1);
+use super::nodes::{Nodes, in_different_mounts};
+use super::share::{self, Share, TIMEOUT};
 
 /// Longest value, and list of names, of extended attributes that Linux has, in bytes.
 const XATTR_MAX: u32 = 65536;
@@ -51,13 +49,12 @@ const NOFLUSH: u32 = 1 << 5;
 
 /// The guest's view of one exported directory.
 pub struct Guard {
-    pub(super) files: PassthroughFs,
-    root: Arc<OwnedFd>,
-    root_device: AtomicU64,
+    pub(super) nodes: Nodes,
+    pub(super) root: Arc<OwnedFd>,
     /// How long the top's entries may be taken for true.
-    top_timeout: Duration,
-    /// Where the last close of a file has nothing to say.
-    local: LocalDevices,
+    pub(super) top_timeout: Duration,
+    /// What the guest's kernel is capable of.
+    capable: AtomicU64,
     budget: Budget,
     mounted: AtomicBool,
     metrics: Arc<FsMetrics>,
@@ -72,27 +69,11 @@ impl Guard {
         budget: Budget,
         metrics: Arc<FsMetrics>,
     ) -> io::Result<Self> {
-        let files = PassthroughFs::new(Config {
-            // The last component is not a link, which would not be followed.
-            root_dir: format!("/proc/self/fd/{}/.", root.as_raw_fd()),
-            attr_timeout: TIMEOUT,
-            entry_timeout: TIMEOUT,
-            cache_policy: CachePolicy::Auto,
-            xattr: true,
-            killpriv_v2: true,
-            allow_direct_io: false,
-            // Else numbers of nodes that the guest has forgotten are remembered for ever.
-            use_host_ino: true,
-            // A handle can name any file of the host.
-            inode_file_handles: false,
-            ..Config::default()
-        })?;
         Ok(Self {
-            files,
-            root_device: AtomicU64::new(0),
-            top_timeout: if changing { Duration::ZERO } else { TIMEOUT },
-            local: LocalDevices::of(root.as_fd()),
+            nodes: Nodes::new(Share::top(root.as_fd())?),
             root,
+            top_timeout: if changing { Duration::ZERO } else { TIMEOUT },
+            capable: AtomicU64::new(0),
             budget,
             mounted: AtomicBool::new(false),
             metrics,
@@ -142,45 +123,88 @@ impl Guard {
     /// A file that is only written to is written to directly, with what the program holds: the
     /// guest's cache would be dropped all the same as soon as the file's time has changed, and before
     /// it is written to, the file would be asked for its capabilities. Nobody can map it.
-    fn with_file(&self, flags: u32, device: Option<u64>, mut options: OpenOptions) -> OpenOptions {
+    fn with_file(flags: u32, local: bool, mut options: OpenOptions) -> OpenOptions {
         let access = flags.cast_signed() & libc::O_ACCMODE;
         if access == libc::O_WRONLY {
             options |= OpenOptions::DIRECT_IO;
         }
-        if access == libc::O_RDONLY || device.is_some_and(|device| self.local.holds(device)) {
+        if access == libc::O_RDONLY || local {
             // SAFETY: the bits are the guest's to look at; nothing here depends on which are set.
             options |= unsafe { OpenOptions::from_bits_unchecked(NOFLUSH) };
         }
         options
     }
 
-    /// An entry that was found: of the top, what is mounted there may be another than before.
-    pub(super) fn found(&self, parent: u64, name: &[u8], entry: Entry) -> Entry {
-        if parent == ROOT_ID && entry.attr.st_dev != self.root_device.load(Ordering::Relaxed) {
-            self.local.look(self.root.as_fd(), name);
+    /// What a name stands for. The guest is told of it.
+    pub(super) fn find(&self, context: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
+        let (share, directory) = self.nodes.find(parent)?;
+        if parent == ROOT_ID
+            && let Some(entry) = self.find_share(name)?
+        {
+            return Ok(entry);
         }
-        self.entry(parent, entry)
+        let entry = share.files.lookup(context, directory, name)?;
+        self.entry(&share, directory, entry)
     }
 
-    /// Tells the guest of a mount point: there begin other inode numbers.
-    fn entry(&self, parent: u64, mut entry: Entry) -> Entry {
-        let is_directory = entry.attr.st_mode & libc::S_IFMT == libc::S_IFDIR;
-        let crosses = if parent == ROOT_ID {
-            entry.entry_timeout = self.top_timeout;
-            entry.attr.st_dev != self.root_device.load(Ordering::Relaxed)
-        } else {
-            mount_of(entry.inode) != mount_of(parent)
+    /// The share at an entry of the top; none where it is the top's own.
+    fn find_share(&self, name: &CStr) -> io::Result<Option<Entry>> {
+        if !self.is_mounted() {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        let found = share::entry(self.root.as_fd(), name)?;
+        let mount = share::mount_of(found.as_fd())?;
+        if mount == self.nodes.top.mount {
+            return Ok(None);
+        }
+        let share = match self.nodes.share(mount) {
+            Some(share) => share,
+            None => Arc::new(Share::at(self.root.as_fd(), name, mount, self.capable())?),
         };
-        if is_directory && crosses && entry.inode != ROOT_ID {
+        let (attr, attr_timeout) = share.attributes()?;
+        let is_directory = attr.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        Ok(Some(Entry {
+            inode: self.nodes.tell(&share, share.root)?,
+            attr,
+            attr_flags: if is_directory { ATTR_SUBMOUNT } else { 0 },
+            attr_timeout,
+            entry_timeout: self.top_timeout,
+            ..Entry::default()
+        }))
+    }
+
+    /// A share's answer in the guest's numbers: of an entry that is there, in a directory of the share.
+    /// The guest is told of a mount point: there begin other inode numbers.
+    pub(super) fn entry(
+        &self,
+        share: &Arc<Share>,
+        parent: u64,
+        mut entry: Entry,
+    ) -> io::Result<Entry> {
+        if parent == ROOT_ID {
+            entry.entry_timeout = self.top_timeout;
+        }
+        let is_directory = entry.attr.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        if is_directory && in_different_mounts(entry.inode, parent) {
             entry.attr_flags |= ATTR_SUBMOUNT;
         }
-        entry
+        entry.inode = self.nodes.tell(share, entry.inode)?;
+        Ok(entry)
     }
-}
 
-/// The device and mount of a node, as fuse-backend-rs numbers them in the node's number.
-fn mount_of(node: u64) -> u64 {
-    node >> 47 & 0xff
+    fn capable(&self) -> FsOptions {
+        FsOptions::from_bits_truncate(self.capable.load(Ordering::Relaxed))
+    }
+
+    /// Two directories, or a file and a directory, of one share.
+    fn both(&self, one: u64, other: u64) -> io::Result<(Arc<Share>, u64, u64)> {
+        let ((share, one), (of_other, other)) = (self.nodes.find(one)?, self.nodes.find(other)?);
+        if Arc::ptr_eq(&share, &of_other) {
+            return Ok((share, one, other));
+        }
+        // As between any two mounts.
+        Err(io::Error::from_raw_os_error(libc::EXDEV))
+    }
 }
 
 impl FileSystem for Guard {
@@ -188,9 +212,8 @@ impl FileSystem for Guard {
     type Handle = u64;
 
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
-        let of_files = self.files.init(capable)?;
-        let (root, _) = self.files.getattr(&Context::default(), ROOT_ID, None)?;
-        self.root_device.store(root.st_dev, Ordering::Relaxed);
+        let of_files = self.nodes.top.files.init(capable)?;
+        self.capable.store(capable.bits(), Ordering::Relaxed);
         self.mounted.store(true, Ordering::Relaxed);
         // Neither POSIX_LOCKS nor FLOCK_LOCKS: without them locks are the guest's own.
         let of_messages = FsOptions::ASYNC_READ
@@ -206,22 +229,24 @@ impl FileSystem for Guard {
 
     fn destroy(&self) {
         self.mounted.store(false, Ordering::Relaxed);
-        self.files.destroy();
+        self.nodes.clear();
+        self.nodes.top.files.destroy();
     }
 
     fn lookup(&self, context: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
         self.name(name)?;
         self.one_more()?;
-        let entry = self.files.lookup(context, parent, name)?;
-        Ok(self.found(parent, name.to_bytes(), entry))
+        self.find(context, parent, name)
     }
 
-    fn forget(&self, context: &Context, inode: u64, count: u64) {
-        self.files.forget(context, inode, count);
+    fn forget(&self, _context: &Context, inode: u64, count: u64) {
+        self.nodes.forget(inode, count);
     }
 
-    fn batch_forget(&self, context: &Context, requests: Vec<(u64, u64)>) {
-        self.files.batch_forget(context, requests);
+    fn batch_forget(&self, _context: &Context, requests: Vec<(u64, u64)>) {
+        for (inode, count) in requests {
+            self.nodes.forget(inode, count);
+        }
     }
 
     fn getattr(
@@ -230,7 +255,8 @@ impl FileSystem for Guard {
         inode: u64,
         handle: Option<u64>,
     ) -> io::Result<(stat64, Duration)> {
-        self.files.getattr(context, inode, handle)
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.getattr(context, inode, handle)
     }
 
     fn setattr(
@@ -241,11 +267,13 @@ impl FileSystem for Guard {
         handle: Option<u64>,
         valid: SetattrValid,
     ) -> io::Result<(stat64, Duration)> {
-        self.files.setattr(context, inode, attr, handle, valid)
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.setattr(context, inode, attr, handle, valid)
     }
 
     fn readlink(&self, context: &Context, inode: u64) -> io::Result<Vec<u8>> {
-        self.files.readlink(context, inode)
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.readlink(context, inode)
     }
 
     fn symlink(
@@ -257,7 +285,8 @@ impl FileSystem for Guard {
     ) -> io::Result<Entry> {
         self.name(name)?;
         self.one_more()?;
-        Ok(self.entry(parent, self.files.symlink(context, target, parent, name)?))
+        let (share, parent) = self.nodes.find(parent)?;
+        self.entry(&share, parent, share.files.symlink(context, target, parent, name)?)
     }
 
     fn mknod(
@@ -271,8 +300,8 @@ impl FileSystem for Guard {
     ) -> io::Result<Entry> {
         self.name(name)?;
         self.one_more()?;
-        let entry = self.files.mknod(context, parent, name, mode, rdev, umask)?;
-        Ok(self.entry(parent, entry))
+        let (share, parent) = self.nodes.find(parent)?;
+        self.entry(&share, parent, share.files.mknod(context, parent, name, mode, rdev, umask)?)
     }
 
     fn mkdir(
@@ -285,17 +314,20 @@ impl FileSystem for Guard {
     ) -> io::Result<Entry> {
         self.name(name)?;
         self.one_more()?;
-        Ok(self.entry(parent, self.files.mkdir(context, parent, name, mode, umask)?))
+        let (share, parent) = self.nodes.find(parent)?;
+        self.entry(&share, parent, share.files.mkdir(context, parent, name, mode, umask)?)
     }
 
     fn unlink(&self, context: &Context, parent: u64, name: &CStr) -> io::Result<()> {
         self.name(name)?;
-        self.files.unlink(context, parent, name)
+        let (share, parent) = self.nodes.find(parent)?;
+        share.files.unlink(context, parent, name)
     }
 
     fn rmdir(&self, context: &Context, parent: u64, name: &CStr) -> io::Result<()> {
         self.name(name)?;
-        self.files.rmdir(context, parent, name)
+        let (share, parent) = self.nodes.find(parent)?;
+        share.files.rmdir(context, parent, name)
     }
 
     fn rename(
@@ -309,13 +341,15 @@ impl FileSystem for Guard {
     ) -> io::Result<()> {
         self.name(name)?;
         self.name(new_name)?;
-        self.files.rename(context, parent, name, new_parent, new_name, flags)
+        let (share, parent, new_parent) = self.both(parent, new_parent)?;
+        share.files.rename(context, parent, name, new_parent, new_name, flags)
     }
 
     fn link(&self, context: &Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry> {
         self.name(name)?;
         self.one_more()?;
-        Ok(self.entry(parent, self.files.link(context, inode, parent, name)?))
+        let (share, inode, parent) = self.both(inode, parent)?;
+        self.entry(&share, parent, share.files.link(context, inode, parent, name)?)
     }
 
     fn open(
@@ -327,14 +361,16 @@ impl FileSystem for Guard {
     ) -> io::Result<(Option<u64>, OpenOptions, Option<u32>)> {
         self.one_more()?;
         let flags = Self::flags(flags);
-        let (handle, options, backing) = self.files.open(context, inode, flags, fuse_flags)?;
+        let (share, inode) = self.nodes.find(inode)?;
+        let (handle, options, backing) = share.files.open(context, inode, flags, fuse_flags)?;
         let writes = flags.cast_signed() & libc::O_ACCMODE != libc::O_RDONLY;
-        let device = if writes && self.local.any() {
-            self.files.getattr(context, inode, handle).ok().map(|(attr, _)| attr.st_dev)
-        } else {
-            None
-        };
-        Ok((handle, self.with_file(flags, device, options), backing))
+        let local = writes
+            && share.any_local()
+            && share
+                .files
+                .getattr(context, inode, handle)
+                .is_ok_and(|(attr, _)| share.holds_at_once(attr.st_dev));
+        Ok((handle, Self::with_file(flags, local, options), backing))
     }
 
     fn create(
@@ -347,9 +383,11 @@ impl FileSystem for Guard {
         self.name(name)?;
         self.one_more()?;
         args.flags = Self::flags(args.flags);
-        let (entry, handle, options, backing) = self.files.create(context, parent, name, args)?;
-        let options = self.with_file(args.flags, Some(entry.attr.st_dev), options);
-        Ok((self.entry(parent, entry), handle, options, backing))
+        let (share, parent) = self.nodes.find(parent)?;
+        let (entry, handle, options, backing) = share.files.create(context, parent, name, args)?;
+        let local = share.holds_at_once(entry.attr.st_dev);
+        let options = Self::with_file(args.flags, local, options);
+        Ok((self.entry(&share, parent, entry)?, handle, options, backing))
     }
 
     fn read(
@@ -364,7 +402,9 @@ impl FileSystem for Guard {
         flags: u32,
     ) -> io::Result<usize> {
         let flags = Self::flags(flags);
-        self.files
+        let (share, inode) = self.nodes.find(inode)?;
+        share
+            .files
             .read(context, inode, handle, into, size, offset, lock_owner, flags)
             .inspect(|n| self.metrics.read_bytes.add_bytes(*n))
     }
@@ -383,7 +423,9 @@ impl FileSystem for Guard {
         fuse_flags: u32,
     ) -> io::Result<usize> {
         let flags = Self::flags(flags);
-        self.files
+        let (share, inode) = self.nodes.find(inode)?;
+        share
+            .files
             .write(
                 context,
                 inode,
@@ -400,11 +442,13 @@ impl FileSystem for Guard {
     }
 
     fn flush(&self, context: &Context, inode: u64, handle: u64, owner: u64) -> io::Result<()> {
-        self.files.flush(context, inode, handle, owner)
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.flush(context, inode, handle, owner)
     }
 
     fn fsync(&self, context: &Context, inode: u64, data: bool, handle: u64) -> io::Result<()> {
-        self.files.fsync(context, inode, data, handle)
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.fsync(context, inode, data, handle)
     }
 
     fn fallocate(
@@ -416,7 +460,8 @@ impl FileSystem for Guard {
         offset: u64,
         length: u64,
     ) -> io::Result<()> {
-        self.files.fallocate(context, inode, handle, mode, offset, length)
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.fallocate(context, inode, handle, mode, offset, length)
     }
 
     fn release(
@@ -429,11 +474,13 @@ impl FileSystem for Guard {
         flock_release: bool,
         lock_owner: Option<u64>,
     ) -> io::Result<()> {
-        self.files.release(context, inode, flags, handle, flush, flock_release, lock_owner)
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.release(context, inode, flags, handle, flush, flock_release, lock_owner)
     }
 
     fn statfs(&self, context: &Context, inode: u64) -> io::Result<statvfs64> {
-        self.files.statfs(context, inode)
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.statfs(context, inode)
     }
 
     fn setxattr(
@@ -444,7 +491,8 @@ impl FileSystem for Guard {
         value: &[u8],
         flags: u32,
     ) -> io::Result<()> {
-        self.files.setxattr(context, inode, name, value, flags)
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.setxattr(context, inode, name, value, flags)
     }
 
     fn getxattr(
@@ -454,15 +502,18 @@ impl FileSystem for Guard {
         name: &CStr,
         size: u32,
     ) -> io::Result<GetxattrReply> {
-        self.files.getxattr(context, inode, name, size.min(XATTR_MAX))
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.getxattr(context, inode, name, size.min(XATTR_MAX))
     }
 
     fn listxattr(&self, context: &Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
-        self.files.listxattr(context, inode, size.min(XATTR_MAX))
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.listxattr(context, inode, size.min(XATTR_MAX))
     }
 
     fn removexattr(&self, context: &Context, inode: u64, name: &CStr) -> io::Result<()> {
-        self.files.removexattr(context, inode, name)
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.removexattr(context, inode, name)
     }
 
     fn opendir(
@@ -472,7 +523,8 @@ impl FileSystem for Guard {
         flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions)> {
         self.one_more()?;
-        self.files.opendir(context, inode, Self::flags(flags))
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.opendir(context, inode, Self::flags(flags))
     }
 
     fn readdir(
@@ -484,14 +536,8 @@ impl FileSystem for Guard {
         offset: u64,
         add_entry: &mut dyn FnMut(DirEntry<'_>) -> io::Result<usize>,
     ) -> io::Result<()> {
-        self.list(context, inode, (handle, size, offset), &mut |listed, entry| {
-            let added = add_entry(listed);
-            // The guest is not told of the node. One that is not added is forgotten already.
-            if !matches!(added, Ok(0)) {
-                self.files.forget(context, entry.inode, 1);
-            }
-            added
-        })
+        let part = Part { handle, size, offset, nodes: false };
+        self.list(context, inode, part, &mut |listed, _| add_entry(listed))
     }
 
     fn readdirplus(
@@ -503,19 +549,22 @@ impl FileSystem for Guard {
         offset: u64,
         add_entry: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
     ) -> io::Result<()> {
-        self.list(context, inode, (handle, size, offset), add_entry)
+        self.list(context, inode, Part { handle, size, offset, nodes: true }, add_entry)
     }
 
     fn fsyncdir(&self, context: &Context, inode: u64, data: bool, handle: u64) -> io::Result<()> {
-        self.files.fsyncdir(context, inode, data, handle)
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.fsyncdir(context, inode, data, handle)
     }
 
     fn releasedir(&self, context: &Context, inode: u64, flags: u32, handle: u64) -> io::Result<()> {
-        self.files.releasedir(context, inode, flags, handle)
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.releasedir(context, inode, flags, handle)
     }
 
     fn access(&self, context: &Context, inode: u64, mask: u32) -> io::Result<()> {
-        self.files.access(context, inode, mask)
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.access(context, inode, mask)
     }
 
     fn lseek(
@@ -526,6 +575,7 @@ impl FileSystem for Guard {
         offset: u64,
         whence: u32,
     ) -> io::Result<u64> {
-        self.files.lseek(context, inode, handle, offset, whence)
+        let (share, inode) = self.nodes.find(inode)?;
+        share.files.lseek(context, inode, handle, offset, whence)
     }
 }

@@ -8,6 +8,8 @@
 //!   cannot be written through it, as the kernel sees to that
 //! * [`source`]: that directory, or nothing, as a device has it
 //! * [`guard`]: every operation's arguments, checked in one place
+//! * [`nodes`]: the guest's numbers for files, and which share each leads to
+//! * [`share`]: one mount of what is served, and fuse-backend-rs on it
 //! * [`listing`]: directories, with the names that fuse-backend-rs leaves out
 //! * [`local`]: file systems of the host that hold what was written to them at once
 //! * [`budget`]: how many descriptors a guest may make the process hold
@@ -29,7 +31,9 @@ mod guard;
 mod listing;
 mod local;
 mod metrics;
+mod nodes;
 mod session;
+mod share;
 mod source;
 #[cfg(test)]
 mod tests;

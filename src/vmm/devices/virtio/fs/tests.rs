@@ -5,6 +5,7 @@
 mod client;
 mod escapes;
 mod hostile;
+mod shares;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -246,8 +247,8 @@ fn a_guest_sends_no_flush_for_what_the_host_has_already() {
     let folder = folder();
     let Some(mut client) = Client::mounted(directory(folder.path(), false)) else { return };
     let known = fs::File::open(folder.path()).unwrap();
-    let known = super::local::LocalDevices::of(std::os::fd::AsFd::as_fd(&known));
-    let flush = if known.any() { NOFLUSH } else { 0 };
+    let known = super::local::is_local(std::os::fd::AsFd::as_fd(&known));
+    let flush = if known { NOFLUSH } else { 0 };
     let node = client.lookup(ROOT, "file");
     // Only what nobody can map is kept out of the guest's cache.
     assert_eq!(open_flags(&mut client, node, libc::O_RDONLY), NOFLUSH);

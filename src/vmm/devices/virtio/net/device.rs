@@ -18,8 +18,8 @@ use crate::vmm::config::NetConfig;
 use crate::vmm::devices::virtio::buffers::Buffers;
 use crate::vmm::devices::virtio::ring::{Drained, Ring, RingError};
 use crate::vmm::devices::virtio::{
-    ActivateError, Activation, DeviceState, Interrupt, Plug, PlugError, QueuePosition,
-    RestoreError, VirtioDevice, read_config_space,
+    ActivateError, Activation, Counts, DeviceState, Interrupt, Kind, Plug, PlugError,
+    QueuePosition, RestoreError, VirtioDevice, read_config_space,
 };
 
 /// Entries of the receive and the transmit queue.
@@ -179,6 +179,10 @@ impl Net {
 }
 
 impl VirtioDevice for Net {
+    fn counts(&self) -> Option<Counts> {
+        Some(Counts::of(Kind::Net, &*self.metrics))
+    }
+
     fn device_type(&self) -> u32 {
         VIRTIO_ID_NET
     }

@@ -11,7 +11,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Metrics;
 use crate::vmm::devices::virtio::{
-    ActivateError, Activation, DeviceState, Interrupt, QueuePosition, RestoreError, VirtioDevice,
+    ActivateError, Activation, Counts, DeviceState, Interrupt, Kind, QueuePosition, RestoreError,
+    VirtioDevice,
 };
 
 const QUEUE_SIZE: u16 = 64;
@@ -161,6 +162,10 @@ fn random(mut bytes: &mut [u8]) -> io::Result<()> {
 }
 
 impl VirtioDevice for Rng {
+    fn counts(&self) -> Option<Counts> {
+        Some(Counts::of(Kind::Rng, &*self.metrics))
+    }
+
     fn device_type(&self) -> u32 {
         VIRTIO_ID_RNG
     }

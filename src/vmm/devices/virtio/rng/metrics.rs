@@ -2,8 +2,10 @@
 
 use std::sync::atomic::AtomicU64;
 
+use serde::Serialize;
+
 /// Counters since the machine was made.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct Metrics {
     /// Bytes given to the guest.
     pub bytes: AtomicU64,

@@ -18,8 +18,8 @@ use crate::vmm::config::VsockConfig;
 use crate::vmm::devices::virtio::buffers::{Buffers, Direction, Segments};
 use crate::vmm::devices::virtio::ring::{BATCH, Drained, Handled, Ring, RingError};
 use crate::vmm::devices::virtio::{
-    ActivateError, Activation, DeviceState, Interrupt, QueuePosition, RestoreError, VirtioDevice,
-    read_config_space,
+    ActivateError, Activation, Counts, DeviceState, Interrupt, Kind, QueuePosition, RestoreError,
+    VirtioDevice, read_config_space,
 };
 
 /// Entries of the queues: receive, transmit, event. Linux fills the receive queue with buffers of a
@@ -340,6 +340,10 @@ fn rings(queues: Vec<Queue>, memory: &GuestMemoryMmap) -> Result<[Ring; 3], Acti
 }
 
 impl VirtioDevice for Vsock {
+    fn counts(&self) -> Option<Counts> {
+        Some(Counts::of(Kind::Vsock, &*self.metrics))
+    }
+
     fn device_type(&self) -> u32 {
         VIRTIO_ID_VSOCK
     }

@@ -1,0 +1,5 @@
+//! The containerd shim.
+
+fn main() -> std::process::ExitCode {
+    ampoule::main()
+}

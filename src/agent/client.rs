@@ -102,6 +102,12 @@ impl Client {
         }
     }
 
+    /// Sends a request, and takes its reply.
+    pub fn ask(&mut self, request: &Request) -> Result<Reply, ClientError> {
+        self.send(request)?;
+        self.receive()
+    }
+
     /// A request that is answered with [`Reply::Done`].
     pub fn call(&mut self, request: &Request) -> Result<(), ClientError> {
         self.send(request)?;

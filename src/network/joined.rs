@@ -36,15 +36,24 @@ pub struct Joined {
 /// # Errors
 /// It is the host's, or one of them cannot be joined: then none is.
 pub fn join(namespace: BorrowedFd<'_>) -> Result<(Joined, Vec<Interface>), NetworkError> {
-    check(namespace)?;
-    let namespace =
-        namespace.try_clone_to_owned().map_err(NetworkError::namespace("keep a descriptor of"))?;
-    let mut joined = Joined { namespace, made: BTreeMap::new(), left_out: Vec::new() };
+    let mut joined = Joined::to(namespace)?;
     let interfaces = joined.rescan()?;
     Ok((joined, interfaces))
 }
 
 impl Joined {
+    /// A namespace none of whose interfaces is joined yet.
+    ///
+    /// # Errors
+    /// It is the host's, or none.
+    pub fn to(namespace: BorrowedFd<'_>) -> Result<Self, NetworkError> {
+        check(namespace)?;
+        let namespace = namespace
+            .try_clone_to_owned()
+            .map_err(NetworkError::namespace("keep a descriptor of"))?;
+        Ok(Self { namespace, made: BTreeMap::new(), left_out: Vec::new() })
+    }
+
     /// Joins those that have come since: all of them, or none.
     pub fn rescan(&mut self) -> Result<Vec<Interface>, NetworkError> {
         let slots = self.made.iter().map(|(index, (slot, _))| (*index, *slot)).collect();

@@ -20,6 +20,11 @@ const CONTROLLERS: [&str; 4] = ["cpu", "io", "memory", "pids"];
 /// How long the kernel may take to see that a group's last process has gone.
 const EMPTY_TIME: Duration = Duration::from_secs(5);
 
+/// Whether the host's control groups are of version 2.
+pub fn is_unified() -> bool {
+    Path::new(ROOT).join("cgroup.controllers").exists()
+}
+
 /// Makes the group that `linux.cgroupsPath` names and moves this process into it; that group, if it was
 /// made. `note` is told before. Nothing on a host whose control groups are of version 1.
 pub fn enter(
@@ -28,7 +33,7 @@ pub fn enter(
     note: impl FnOnce(&Path) -> Result<(), OciError>,
 ) -> Result<Vec<PathBuf>, OciError> {
     let root = Path::new(ROOT);
-    if !root.join("cgroup.controllers").exists() {
+    if !is_unified() {
         return Ok(Vec::new());
     }
     let inside = parts(name, systemd)?;

@@ -89,15 +89,6 @@ pub enum OciError {
         #[source]
         source: NetworkError,
     },
-    /// an interface of it
-    #[error("the guest cannot be given interface {name}")]
-    Interface {
-        /// the interface
-        name: String,
-        /// why not
-        #[source]
-        source: Box<SandboxError>,
-    },
     /// the monitor
     #[error(transparent)]
     Monitor(MonitorError),

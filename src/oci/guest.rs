@@ -15,16 +15,12 @@ pub fn connect(record: &Record, time: Duration) -> Result<Client, OciError> {
 
 /// Asks the agent something, and takes its answer.
 pub fn ask(record: &Record, request: &Request, time: Duration) -> Result<Reply, OciError> {
-    let mut agent = connect(record, time)?;
-    agent.send(request).and_then(|()| agent.receive()).map_err(told)
+    connect(record, time)?.ask(request).map_err(told)
 }
 
 /// Asks the agent to do something, and waits until it is done.
 pub fn call(record: &Record, request: &Request, time: Duration) -> Result<(), OciError> {
-    match ask(record, request, time)? {
-        Reply::Done => Ok(()),
-        _ => Err(ClientError::UnexpectedReply.into()),
-    }
+    connect(record, time)?.call(request).map_err(told)
 }
 
 /// In the words that callers know.

@@ -29,7 +29,7 @@ mod keeper;
 mod kill;
 mod list;
 mod log;
-mod network;
+pub(crate) mod network;
 mod pause;
 mod processors;
 mod ps;

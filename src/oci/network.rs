@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ampoule_protocol::frame;
-use ampoule_protocol::message::{NetworkNamespace, Request};
+use ampoule_protocol::message::NetworkNamespace;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::error::{OciError, file, host};
 use super::record::Record;
-use crate::agent::{Client, EXCHANGE_TIME};
+use crate::agent::EXCHANGE_TIME;
 use crate::network::{self, Interface, Joined};
 use crate::report::chain;
 use crate::sandbox::CONTAINER;
@@ -65,20 +65,8 @@ impl Network {
 
     /// Gives the guest what it does not have yet. Its container is there, and does not run yet.
     pub fn give(&mut self, machine: &mut Machine) -> Result<(), OciError> {
-        let waiting = std::mem::take(&mut self.waiting);
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        for Interface { guest, tap } in &waiting {
-            machine.guest.plug_net(guest.slot, tap.as_fd(), Some(guest.mac)).map_err(|error| {
-                OciError::Interface { name: guest.name.clone(), source: Box::new(error) }
-            })?;
-        }
-        // The monitor has the taps from here on; whoever looks whether it lives looks at them.
-        let interfaces = waiting.into_iter().map(|interface| interface.guest).collect();
         let namespace = NetworkNamespace::Container(CONTAINER.to_owned());
-        let mut agent = Client::open(&machine.vsock(), EXCHANGE_TIME)?;
-        Ok(agent.call(&Request::Network { namespace, interfaces })?)
+        Ok(machine.give(namespace, std::mem::take(&mut self.waiting))?)
     }
 
     /// What of the namespace the guest does not get, and why.
@@ -168,7 +156,11 @@ pub fn named(spec: &Spec) -> Option<&Path> {
 /// Clears away what a keeper that was killed has left in a namespace that was there before it. One that
 /// is gone has taken everything with it.
 pub fn clear(spec: &Spec) -> Result<(), OciError> {
-    let Some(Ok(namespace)) = named(spec).map(File::open) else { return Ok(()) };
+    let Some(path) = named(spec) else { return Ok(()) };
+    let namespace = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(file("open the network namespace", path))?,
+    };
     if network::check(namespace.as_fd()).is_err() {
         // No container was made of it.
         return Ok(());

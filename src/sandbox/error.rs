@@ -55,6 +55,15 @@ pub enum SandboxError {
     /// The monitor does not do what it was asked; its own words.
     #[error("the sandbox's monitor refuses: {0}")]
     Refused(String),
+    /// An interface that was joined.
+    #[error("the guest cannot be given interface {name}")]
+    Interface {
+        /// Which.
+        name: String,
+        /// Why not.
+        #[source]
+        source: Box<SandboxError>,
+    },
     #[error(transparent)]
     Detach(#[from] Box<DetachError>),
     /// The machine ended under the container.

@@ -4,6 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ampoule_protocol::message::{NetworkNamespace, Request};
+
 use super::error::SandboxError;
 use super::fork::{Fork, Frozen};
 use super::guest::GuestFiles;
@@ -16,11 +18,12 @@ use super::spec;
 use super::state::State;
 use super::template::{self, Template};
 use super::timings::Timings;
-use crate::agent::ReadyListener;
+use crate::agent::{Client, EXCHANGE_TIME, ReadyListener};
 use crate::clock::now_us;
 use crate::image::Image;
 use crate::monitor::control::{MonitorRequest, Start, TouchedPages};
 use crate::monitor::group::Size;
+use crate::network::Interface;
 use crate::vmm::config::{DiskConfig, Export, FsConfig, VsockConfig};
 use crate::vmm::host::Opened;
 use crate::vmm::snapshot::state::Plugs;
@@ -122,6 +125,27 @@ impl Machine {
     /// The Unix socket behind which the guest's vsock ports are.
     pub fn vsock(&self) -> PathBuf {
         self.kept().map(|kept| kept.folder.vsock()).unwrap_or_default()
+    }
+
+    /// Gives interfaces that were joined to the guest: their taps to its monitor, which has them from here
+    /// on, and what they are like to its agent.
+    pub fn give(
+        &mut self,
+        namespace: NetworkNamespace,
+        interfaces: Vec<Interface>,
+    ) -> Result<(), SandboxError> {
+        if interfaces.is_empty() {
+            return Ok(());
+        }
+        for Interface { guest, tap } in &interfaces {
+            self.guest.plug_net(guest.slot, tap.as_fd(), Some(guest.mac)).map_err(|error| {
+                SandboxError::Interface { name: guest.name.clone(), source: Box::new(error) }
+            })?;
+        }
+        // Not held here any more: whoever looks whether the monitor lives looks at the taps.
+        let interfaces = interfaces.into_iter().map(|interface| interface.guest).collect();
+        let mut agent = Client::open(&self.vsock(), EXCHANGE_TIME)?;
+        Ok(agent.call(&Request::Network { namespace, interfaces })?)
     }
 
     /// Clears away what killed keepers have left of other sandboxes.

@@ -80,7 +80,8 @@ pub fn info() -> Result<(), ShimError> {
     answer(&info.write_to_bytes().map_err(containerd_shim::Error::from)?)
 }
 
-fn answer(reply: &[u8]) -> Result<(), ShimError> {
+/// Gives containerd what it reads from an action.
+pub fn answer(reply: &[u8]) -> Result<(), ShimError> {
     let mut stdout = io::stdout();
     stdout.write_all(reply).and_then(|()| stdout.flush()).map_err(host("answer containerd"))
 }

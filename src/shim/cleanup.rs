@@ -9,8 +9,8 @@ use containerd_shim::protos::protobuf::Message;
 use super::error::{ShimError, host};
 use super::process::{Exit, KILLED};
 use super::spec::Kind;
-use super::{network, rootfs, sandbox};
-use crate::oci::{self, cgroup};
+use super::{bootstrap, rootfs, sandbox};
+use crate::oci::{self, cgroup, network};
 use crate::report::chain;
 use crate::sandbox::{Places, Registry};
 
@@ -33,8 +33,7 @@ pub fn delete(flags: &Flags) -> Result<(), ShimError> {
         ..Default::default()
     };
     let reply = response.write_to_bytes().map_err(containerd_shim::Error::from)?;
-    use std::io::Write;
-    std::io::stdout().write_all(&reply).map_err(host("answer containerd"))
+    bootstrap::answer(&reply)
 }
 
 /// Folders of sandboxes that nobody holds any more.
@@ -50,7 +49,7 @@ fn clear_host(bundle: &Path) -> Result<(), ShimError> {
         // That is its pod's.
         return Ok(());
     }
-    let cleared = network::clear(&spec);
+    let cleared = network::clear(&spec).map_err(ShimError::from);
     if let Some(group) = sandbox::group(&spec)? {
         cgroup::remove(&group)?;
     }

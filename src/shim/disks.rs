@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use ampoule_protocol::message::BlockDevice;
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
 
 use super::error::{ShimError, file};
 use super::keeper::Keeper;
+use super::lock;
 use crate::sandbox::Slots;
 use crate::vmm::config::DiskConfig;
 use crate::vmm::host::Opened;
@@ -64,7 +65,7 @@ impl Disks {
                 self.free(slot);
                 match failed {
                     Some(Err(error)) => Err(error.into()),
-                    _ => Err(ShimError::WrongState("the sandbox has ended".into())),
+                    _ => Err(ShimError::sandbox_ended()),
                 }
             }
         }
@@ -82,7 +83,7 @@ impl Disks {
     }
 
     fn take(&self) -> Result<u8, ShimError> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = lock(&self.taken);
         for (slot, taken) in (0..).zip(taken.iter_mut()) {
             if !*taken {
                 *taken = true;
@@ -94,7 +95,7 @@ impl Disks {
     }
 
     fn free(&self, slot: u8) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = lock(&self.taken);
         if let Some(taken) = taken.get_mut(usize::from(slot)) {
             *taken = false;
         }

@@ -79,6 +79,11 @@ impl ShimError {
         Self::NotFound(format!("{what} {id}: not found"))
     }
 
+    /// What was asked for takes a sandbox, and it is there no more.
+    pub fn sandbox_ended() -> Self {
+        Self::WrongState("the sandbox has ended".into())
+    }
+
     /// The code of the task API.
     pub fn code(&self) -> Code {
         match self {

@@ -1,8 +1,6 @@
 //! What a container uses, in containerd's messages: those of the version of control groups that the host
 //! has, for its readers look for them there. Pure but for a look at which that is.
 
-use std::path::Path;
-
 use ampoule_protocol::message::{Pressure, PressureLine, Stats, Usage};
 use containerd_shim::protos::cgroups::metrics as v1;
 use containerd_shim::protos::cgroups_v2::metrics as v2;
@@ -10,6 +8,7 @@ use containerd_shim::protos::protobuf::well_known_types::any::Any;
 use containerd_shim::protos::protobuf::{MessageField, MessageFull};
 
 use super::error::ShimError;
+use crate::oci::cgroup;
 
 /// No limit.
 const UNLIMITED: u64 = u64::MAX;
@@ -19,11 +18,7 @@ const UNLIMITED_V1: u64 = 9_223_372_036_854_771_712;
 
 /// The message for this host.
 pub fn any(stats: &Stats) -> Result<Any, ShimError> {
-    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-        pack(&unified(stats))
-    } else {
-        pack(&legacy(stats))
-    }
+    if cgroup::is_unified() { pack(&unified(stats)) } else { pack(&legacy(stats)) }
 }
 
 /// With the message's bare name, as containerd's own have it.

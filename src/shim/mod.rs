@@ -43,6 +43,7 @@ mod telling;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use containerd_shim::Flags;
 
@@ -63,6 +64,11 @@ pub fn main() -> ExitCode {
         Ok(flags) => ended(run(&flags)),
         Err(error) => ended::<ShimError>(Err(error.into())),
     }
+}
+
+/// What a thread that panicked has left is as good as it was before.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn run(flags: &Flags) -> Result<(), ShimError> {

@@ -1,7 +1,7 @@
 //! A process as containerd knows it: a container's first, or a further one.
 
 use std::os::fd::AsFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use ampoule_protocol::message::ProcessId;
 use containerd_shim::protos::protobuf::MessageField;
@@ -12,6 +12,7 @@ use oci_spec::runtime::{BoxBuilder, Process as Spec};
 use tokio::sync::watch;
 
 use super::error::ShimError;
+use super::lock;
 use super::stdio::{Paths, Pipes};
 use crate::report::chain;
 use crate::sandbox::container::Running;
@@ -89,7 +90,7 @@ impl Process {
 
     /// How far it is. While the guard is held, it does not change.
     pub fn status(&self) -> MutexGuard<'_, Status> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.status)
     }
 
     /// Tells when it has ended.
@@ -119,17 +120,17 @@ impl Process {
     }
 
     fn pipes(&self) -> MutexGuard<'_, Pipes> {
-        self.pipes.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pipes)
     }
 
     /// Remembers the size of its terminal.
     pub fn set_size(&self, rows: u16, columns: u16) {
-        *self.size.lock().unwrap_or_else(PoisonError::into_inner) = Some((rows, columns));
+        *lock(&self.size) = Some((rows, columns));
     }
 
     /// Lets a process that is started begin with that size.
     pub fn size_into(&self, spec: &mut Spec) {
-        let size = *self.size.lock().unwrap_or_else(PoisonError::into_inner);
+        let size = *lock(&self.size);
         if let Some((rows, columns)) = size.filter(|_| self.paths.terminal) {
             let built = BoxBuilder::default().height(rows).width(columns).build();
             // Neither is missing.

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use ampoule_protocol::message::{
@@ -17,13 +17,14 @@ use super::disks::{self, Disks, Plugged};
 use super::error::{ShimError, host};
 use super::forward::Forward;
 use super::keeper::{Facts, Keeper, Wanted};
+use super::lock;
 use super::network::{Found, Network};
 use super::process::Process;
 use super::rootfs::{Mounted, Rootfs};
 use super::spec::{self, Kind};
 use super::stdio::{Paths, Pipes};
 use super::telling;
-use crate::agent::{Client, ClientError, EXCHANGE_TIME};
+use crate::agent::{Client, EXCHANGE_TIME};
 use crate::clock::now_us;
 use crate::oci::{self, Bundle, cgroup};
 use crate::report::chain;
@@ -130,8 +131,7 @@ impl Sandbox {
         let sysctls = sysctls.unwrap_or_default().into_iter().collect();
         let mut agent = Client::open(&facts.vsock, EXCHANGE_TIME)?;
         agent.call(&Request::Pod(Box::new(Pod { hostname, sysctls })))?;
-        let monitor = facts.pid.unsigned_abs();
-        let network = Network::start(found, monitor, &keeper, &facts.vsock)?;
+        let network = Network::start(found, facts.pid.unsigned_abs(), &keeper)?;
         moments.ready_us = facts.ready_us;
         moments.joined_us = now_us();
         moments.warm = facts.warm;
@@ -145,11 +145,10 @@ impl Sandbox {
         Ok(Self { keeper, facts, shape, tree, network, disks, forward, told, made, groups })
     }
 
-    /// Lets whoever connects to the pod's loopback interface on the host reach the guest's. A host that
-    /// cannot do that is one whose pods' ports are not forwarded.
-    pub fn forward_ports(&self, spec: &Spec) {
-        let Some(namespace) = spec::network(spec) else { return };
-        match Forward::start(&namespace, self.vsock()) {
+    /// Lets whoever connects to the pod's loopback interface in its namespace on the host reach the
+    /// guest's. A host that cannot do that is one whose pods' ports are not forwarded.
+    pub fn forward_ports(&self, namespace: &Path) {
+        match Forward::start(namespace, self.vsock()) {
             Ok(forward) => *lock(&self.forward) = Some(forward),
             Err(error) => log::warn!("ports cannot be forwarded to the pod: {error}"),
         }
@@ -157,7 +156,7 @@ impl Sandbox {
 
     /// Lets the guest have the interfaces that have come to its namespace since.
     pub fn rescan_network(&self) -> Result<(), ShimError> {
-        self.network.rescan(&self.keeper, self.vsock())
+        self.network.rescan(&self.keeper)
     }
 
     /// Pid of the monitor.
@@ -172,9 +171,7 @@ impl Sandbox {
 
     /// Asks the agent something, and takes its answer.
     pub fn ask(&self, request: &Request) -> Result<Reply, ShimError> {
-        let mut agent = Client::open(self.vsock(), EXCHANGE_TIME)?;
-        agent.send(request)?;
-        Ok(agent.receive()?)
+        Ok(Client::open(self.vsock(), EXCHANGE_TIME)?.ask(request)?)
     }
 
     /// Asks the agent something that it answers when it happens.
@@ -187,10 +184,7 @@ impl Sandbox {
 
     /// Asks the agent to do something, and waits until it is done.
     pub fn call(&self, request: &Request) -> Result<(), ShimError> {
-        match self.ask(request)? {
-            Reply::Done => Ok(()),
-            _ => Err(ClientError::UnexpectedReply.into()),
-        }
+        Ok(Client::open(self.vsock(), EXCHANGE_TIME)?.call(request)?)
     }
 
     /// Makes a container, up to the point where its first process waits for the start. On failure
@@ -357,10 +351,6 @@ impl Sandbox {
         }
         ended
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits until the guest answers, but not for ever.

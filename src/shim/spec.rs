@@ -1,7 +1,7 @@
 //! What a `config.json` of containerd's or CRI-O's means: whether it is a pod, or a container of one, how
 //! large a pod is, and which of its parts are the guest's own. Pure.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ampoule_protocol::network::POD_NAMESPACES;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Mount, Spec};
@@ -95,12 +95,6 @@ pub fn container_name(spec: &Spec) -> Option<&str> {
 pub fn namespace(spec: &Spec, kind: LinuxNamespaceType) -> Option<&LinuxNamespace> {
     let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
     namespaces.iter().find(|namespace| namespace.typ() == kind)
-}
-
-/// Path of the network namespace that a sandbox is to be joined to.
-pub fn network(spec: &Spec) -> Option<PathBuf> {
-    let network = namespace(spec, LinuxNamespaceType::Network)?;
-    network.path().clone().filter(|path| !path.as_os_str().is_empty())
 }
 
 /// A pod has namespaces of its own: those of the host are on the other side of the wall.

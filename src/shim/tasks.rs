@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use containerd_shim::ExitSignal;
 use oci_spec::runtime::Spec;
@@ -10,6 +10,7 @@ use oci_spec::runtime::Spec;
 use super::error::ShimError;
 use super::events::Events;
 use super::hooks::Hooked;
+use super::lock;
 use super::process::{Exit, KILLED, Process};
 use super::rootfs::Mounted;
 use super::sandbox::{Sandbox, Seen};
@@ -60,10 +61,6 @@ impl std::fmt::Debug for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Ending")
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Task {
@@ -180,8 +177,7 @@ impl Tasks {
     /// # Errors
     /// There is none, or no longer.
     pub fn sandbox(&self) -> Result<Arc<Sandbox>, ShimError> {
-        let gone = || ShimError::WrongState("the sandbox has ended".into());
-        lock(&self.sandbox).clone().ok_or_else(gone)
+        lock(&self.sandbox).clone().ok_or_else(ShimError::sandbox_ended)
     }
 
     /// Remembers the sandbox.

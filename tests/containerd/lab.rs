@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 use ampoule_cri::Client;
 use ampoule_cri::node::{HANDLERS, Node, PLUGINS, Setting, folders};
 
-use crate::support::{BIN, Finished, can_boot, guest, images, shared_templates};
+use crate::support::{BIN, Finished, can_boot, feed, guest, images, shared_templates};
 
 /// What containers are made of.
 pub const IMAGE: &str = "docker.io/library/busybox:latest";
@@ -228,15 +227,7 @@ impl Lab {
     pub fn with_input(&self, args: &[&str], input: Vec<u8>) -> Output {
         let mut command = self.command(args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        let feeder = thread::spawn(move || {
-            // A program that ends before it has read all is the test's to judge.
-            let _ = stdin.write_all(&input);
-        });
-        let output = child.wait_with_output().unwrap();
-        feeder.join().unwrap();
-        output
+        feed(command.spawn().unwrap(), input)
     }
 
     /// The interface for pods.

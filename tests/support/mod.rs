@@ -140,15 +140,7 @@ impl Ampoule {
 
     /// Runs a command line with this input.
     pub fn with_input(&self, args: &[&str], input: Vec<u8>) -> Output {
-        let mut child = self.spawn(args);
-        let mut stdin = child.stdin.take().unwrap();
-        let feeder = thread::spawn(move || {
-            // A program that ends before it has read all is the test's to judge.
-            let _ = stdin.write_all(&input);
-        });
-        let output = child.wait_with_output().unwrap();
-        feeder.join().unwrap();
-        output
+        feed(self.spawn(args), input)
     }
 
     /// Names of everything below the state folder.
@@ -239,6 +231,18 @@ impl Finished {
             assert!(self.stderr.contains(word), "{word:?} is missing in {self:?}");
         }
     }
+}
+
+/// Writes this to a program's standard input, closes that, and waits for the program's end.
+pub fn feed(mut child: Child, input: Vec<u8>) -> Output {
+    let mut stdin = child.stdin.take().unwrap();
+    let feeder = thread::spawn(move || {
+        // A program that ends before it has read all is the test's to judge.
+        let _ = stdin.write_all(&input);
+    });
+    let output = child.wait_with_output().unwrap();
+    feeder.join().unwrap();
+    output
 }
 
 /// Exit code, or minus the signal that ended the command.

@@ -11,6 +11,7 @@ use containerd_shim::protos::api::CreateTaskRequest;
 use super::start::watch;
 use crate::oci::Bundle;
 use crate::oci::hooks::Kind as HookKind;
+use crate::oci::network;
 use crate::sandbox::Places;
 use crate::shim::error::{ShimError, host};
 use crate::shim::hooks::Hooked;
@@ -90,10 +91,11 @@ fn pod(
 ) -> Result<(), ShimError> {
     spec::check_pod(&bundle.spec)?;
     let sandbox = start(tasks, &request.id, bundle, &Kind::Pod)?;
-    let spec = bundle.spec.clone();
-    // Nobody waits for it.
-    let thread = thread::Builder::new().name("ports".into()).stack_size(STACK);
-    thread.spawn(move || sandbox.forward_ports(&spec)).map_err(host("start a thread"))?;
+    if let Some(namespace) = network::named(&bundle.spec).map(Path::to_owned) {
+        // Nobody waits for it.
+        let thread = thread::Builder::new().name("ports".into()).stack_size(STACK);
+        thread.spawn(move || sandbox.forward_ports(&namespace)).map_err(host("start a thread"))?;
+    }
     let init = Process::new(None, paths, None);
     tasks.add(Task::new(&request.id, bundle.path.clone(), Kind::Pod, init, Seen::default(), None));
     Ok(())

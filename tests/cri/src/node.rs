@@ -190,7 +190,14 @@ impl Node {
         let told =
             fs::read_to_string(self.folder.path().join("containerd.log")).unwrap_or_default();
         let lines: Vec<&str> = told.lines().collect();
-        format!("\n{}", lines[lines.len().saturating_sub(25)..].join("\n"))
+        let (before, last) = lines.split_at(lines.len().saturating_sub(25));
+        // Why something ended is told when it does, which may be long before it is missed.
+        let grave = |line: &&&str| {
+            ["level=warn", "level=err", "level=fatal"].iter().any(|level| line.contains(level))
+        };
+        let mut grave: Vec<&str> = before.iter().filter(grave).copied().collect();
+        let shown = grave.split_off(grave.len().saturating_sub(40));
+        format!("\n{}\n…\n{}", shown.join("\n"), last.join("\n"))
     }
 
     /// Ids and command lines of the processes that work for this containerd: shims, keepers, monitors.

@@ -11,7 +11,7 @@
 //! * [`bench`]: how quickly sandboxes start, and what they are compared with
 //! * [`sandbox`]: a microVM and everything the host keeps for it
 //! * [`network`]: the network of a namespace, joined to a guest
-//! * [`image`]: archives, the image store, flattening into EROFS
+//! * [`image`]: registries, archives, the image store, flattening into EROFS
 //! * [`agent`]: host side of the agent protocol; everything it reads is hostile
 //! * [`monitor`]: the process that is the VMM of one sandbox
 //! * [`vmm`]: the machine; knows nothing of containers and could be used alone

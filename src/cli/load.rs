@@ -33,7 +33,7 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     let named = args.verify_with.as_deref().map(std::path::absolute).transpose()?;
     let verifier = Verifier::new(named.as_deref(), Purpose::Load)?;
     let store = Store::open(&global.places().data)?.with_verifier(verifier);
-    let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
+    let bar = bar(args.quiet);
     let mut show = |progress| show(&bar, progress);
     let loaded = match &args.input {
         Some(path) => store.load_path(path, &mut show),
@@ -49,8 +49,13 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A bar of no length yet.
+pub fn bar(hidden: bool) -> ProgressBar {
+    if hidden { ProgressBar::hidden() } else { ProgressBar::no_length() }
+}
+
 /// Draws the bar; indicatif draws nothing where standard error is no terminal.
-fn show(bar: &ProgressBar, progress: Progress) {
+pub fn show(bar: &ProgressBar, progress: Progress) {
     let (label, bytes, size) = match progress {
         Progress::Archive { bytes } => ("reading".to_owned(), bytes, None),
         Progress::Layer { number, layers, bytes, size } => {

@@ -9,20 +9,29 @@ mod bench;
 mod doctor;
 mod exec;
 mod fork;
+mod history;
 mod image;
+mod import;
 mod keeper;
 mod load;
+mod login;
+mod logout;
 mod logs;
 mod metrics;
 pub(crate) mod monitor;
 mod ps;
+mod pull;
+mod push;
+mod registry;
 mod rm;
 mod run;
+mod save;
 mod size;
 mod stats;
 mod stop;
 mod system;
 mod table;
+mod tag;
 mod template;
 mod vm;
 
@@ -77,6 +86,14 @@ impl Global {
 enum Verb {
     Run(run::Args),
     Load(load::Args),
+    Pull(pull::Args),
+    Push(push::Args),
+    Save(save::Args),
+    Import(import::Args),
+    Tag(tag::Args),
+    History(history::Args),
+    Login(login::Args),
+    Logout(logout::Args),
     Image(image::Args),
     /// List images (as `ampoule image ls`)
     Images(image::ls::Args),
@@ -106,6 +123,9 @@ impl Verb {
     fn carries_streams(&self) -> bool {
         match self {
             Self::Run(_) | Self::Exec(_) | Self::Vm(_) | Self::Monitor(_) | Self::Keeper => true,
+            // They may ask a program for secrets, which may end before it has read what it was asked.
+            Self::Pull(_) | Self::Push(_) | Self::Login(_) | Self::Logout(_) => true,
+            Self::Image(args) => args.speaks_to_a_registry(),
             // A client that has gone is no end.
             Self::Metrics(args) => args.serves(),
             _ => false,
@@ -119,6 +139,14 @@ impl Verb {
         match self {
             Self::Run(args) => run::run(args, global),
             Self::Load(args) => load::run(&args, global),
+            Self::Pull(args) => pull::run(&args, global),
+            Self::Push(args) => push::run(&args, global),
+            Self::Save(args) => save::run(&args, global),
+            Self::Import(args) => import::run(&args, global),
+            Self::Tag(args) => tag::run(&args, global),
+            Self::History(args) => history::run(&args, global),
+            Self::Login(args) => login::run(&args, global),
+            Self::Logout(args) => logout::run(&args, global),
             Self::Image(args) => image::run(&args, global),
             Self::Images(args) => image::ls::run(&args, global),
             Self::Rmi(args) => image::rm::run(&args, global),
@@ -139,6 +167,11 @@ impl Verb {
             Self::Keeper => keeper::run(),
         }
     }
+}
+
+/// A line for standard output; who has gone does not read it.
+fn say(text: &str) {
+    drop(writeln!(io::stdout(), "{text}"));
 }
 
 /// A list whose reader has gone away ends quietly, as any other program's.

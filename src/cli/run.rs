@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use clap::Args as ClapArgs;
 
 use super::arguments::{ProcessArgs, cpus, memory, terminal_for};
+use super::pull::{self, PullPolicy};
+use super::registry::RegistryArgs;
 use super::{Failure, Global};
 use crate::clock::now_us;
 use crate::sandbox::detach;
@@ -49,6 +51,11 @@ pub struct Args {
     /// Use the image only if this program accepts it (docs/security.md)
     #[arg(long, value_name = "PROGRAM", env = "AMPOULE_VERIFY_WITH")]
     verify_with: Option<PathBuf>,
+    /// When the image is pulled
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = PullPolicy::Missing)]
+    pull: PullPolicy,
+    #[command(flatten)]
+    registry: RegistryArgs,
     /// Another guest kernel than ampoule's
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
@@ -87,6 +94,8 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     let command_us = now_us();
     let places = global.places();
     terminal_for(args.process.tty, args.process.interactive && !args.detach)?;
+    let verify_with = args.verify_with.as_deref();
+    pull::ensure(&places, &args.image, args.pull, verify_with, &args.registry)?;
     let (detach, timings, timings_file) = (args.detach, args.timings, args.timings_file.clone());
     let options = options(args);
     if detach {

@@ -4,10 +4,12 @@ use std::fmt;
 use std::io::{self, Read};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// A SHA-256 digest, written `sha256:` and 64 lower-case hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
 
 /// A text that is no digest ampoule can check.
@@ -78,6 +80,20 @@ impl fmt::Debug for Digest {
     }
 }
 
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = DigestError;
+
+    fn try_from(text: String) -> Result<Self, DigestError> {
+        text.parse()
+    }
+}
+
 impl FromStr for Digest {
     type Err = DigestError;
 
@@ -91,6 +107,29 @@ impl FromStr for Digest {
             }
             _ => Err(DigestError::Syntax(text.to_owned())),
         }
+    }
+}
+
+/// Hashes what it is given piece by piece.
+#[derive(Clone, Default)]
+pub struct Hasher(Sha256);
+
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hasher").finish_non_exhaustive()
+    }
+}
+
+impl Hasher {
+    /// `bytes` more.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all of it.
+    #[must_use]
+    pub fn digest(self) -> Digest {
+        Digest(self.0.finalize().into())
     }
 }
 
@@ -121,6 +160,11 @@ impl<R: Read> HashReader<R> {
     /// Bytes read so far.
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// The reader, and the digest of all that was read.
+    pub fn finish(self) -> (R, Option<Digest>) {
+        (self.inner, self.hasher.map(|hasher| Digest(hasher.finalize().into())))
     }
 
     /// The digest of all that was read; none of a reader that only counts.

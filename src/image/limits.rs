@@ -88,7 +88,6 @@ impl LimitError {
 #[derive(Debug)]
 pub struct Budget {
     limits: Limits,
-    directory: PathBuf,
     archive_files: u64,
     entries: u64,
     /// Held for the whole of the load.
@@ -97,6 +96,14 @@ pub struct Budget {
     tree_bytes: u64,
     steps: u64,
     unpacked_bytes: u64,
+    room: Room,
+}
+
+/// What may still be stored in a file system, of which a reserve is left to others.
+#[derive(Debug, Clone)]
+pub struct Room {
+    directory: PathBuf,
+    reserve_bytes: u64,
     /// Bytes that may be stored before the file system is asked again.
     granted_bytes: u64,
 }
@@ -104,20 +111,45 @@ pub struct Budget {
 /// How much is stored between two looks at the free space.
 const GRANT_BYTES: u64 = 16 << 20;
 
+impl Room {
+    /// That of the file system of `directory`.
+    #[must_use]
+    pub fn new(limits: &Limits, directory: &Path) -> Self {
+        let reserve_bytes = limits.reserve_bytes;
+        Self { directory: directory.to_owned(), reserve_bytes, granted_bytes: 0 }
+    }
+
+    /// `bytes` are about to be stored; refused where they would fill the file system.
+    pub fn stored(&mut self, bytes: u64) -> Result<(), LimitError> {
+        if bytes > self.granted_bytes {
+            let wanted = bytes.saturating_add(GRANT_BYTES);
+            // What cannot be asked is left to the write itself.
+            if let Ok(room) = statvfs(&self.directory) {
+                let free = room.blocks_available().saturating_mul(room.fragment_size());
+                if free < wanted.saturating_add(self.reserve_bytes) {
+                    return Err(LimitError::Disk);
+                }
+            }
+            self.granted_bytes = wanted;
+        }
+        self.granted_bytes -= bytes;
+        Ok(())
+    }
+}
+
 impl Budget {
     /// A whole budget for files stored under `directory`.
     #[must_use]
     pub fn new(limits: Limits, directory: &Path) -> Self {
         Self {
+            room: Room::new(&limits, directory),
             limits,
-            directory: directory.to_owned(),
             archive_files: 0,
             entries: 0,
             archive_bytes: 0,
             tree_bytes: 0,
             steps: 0,
             unpacked_bytes: 0,
-            granted_bytes: 0,
         }
     }
 
@@ -194,19 +226,7 @@ impl Budget {
 
     /// `bytes` are about to be stored; refused where they would fill the file system.
     pub fn stored(&mut self, bytes: u64) -> Result<(), LimitError> {
-        if bytes > self.granted_bytes {
-            let wanted = bytes.saturating_add(GRANT_BYTES);
-            // What cannot be asked is left to the write itself.
-            if let Ok(room) = statvfs(&self.directory) {
-                let free = room.blocks_available().saturating_mul(room.fragment_size());
-                if free < wanted.saturating_add(self.limits.reserve_bytes) {
-                    return Err(LimitError::Disk);
-                }
-            }
-            self.granted_bytes = wanted;
-        }
-        self.granted_bytes -= bytes;
-        Ok(())
+        self.room.stored(bytes)
     }
 }
 

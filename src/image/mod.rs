@@ -1,20 +1,27 @@
 //! Images: archives, the store, and flattening into one EROFS file.
 //!
 //! ```text
-//! archive ──► store::unpack ──► layer ──► tree ──► erofs ──► images/HEX/rootfs.erofs
-//!  (files)     (digests)       (entries)  (names)  (bytes)
+//! registry ─► pull ─► blobs ─┐
+//! archive ────────────────────┴─► store::unpack ─► layer ─► tree ─► erofs ─► images/HEX/rootfs.erofs
+//!  (files)                         (digests)     (entries) (names) (bytes)
 //! ```
 //!
 //! All of an archive is hostile. Names from it reach the tree in memory and no file system of the
 //! host; what it makes the host hold or do is counted in [`limits`].
 
 pub mod archive;
+pub mod changes;
 mod compression;
 pub mod digest;
 pub mod erofs;
+pub mod import;
 pub mod layer;
 pub mod limits;
+pub mod pull;
+pub mod push;
 pub mod reference;
+pub mod registry;
+pub mod save;
 pub mod store;
 pub mod tar_stream;
 pub mod tree;
@@ -24,6 +31,7 @@ pub mod verify;
 mod testing;
 
 pub use digest::Digest;
+pub use pull::{PullError, Pulled, Puller};
 pub use reference::{Reference, ReferenceError};
 pub use store::{Image, LoadError, Loaded, Progress, Removed, Store, StoreError};
 pub use verify::{Verifier, VerifyError};

@@ -72,6 +72,30 @@ impl Reference {
         self.digest
     }
 
+    /// The host of its registry, as the name has it: `docker.io`, `localhost:5000`.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The repository in its registry: `library/busybox`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The same repository's image of this digest: `docker.io/library/busybox@sha256:…`.
+    #[must_use]
+    pub fn at(&self, digest: Digest) -> Self {
+        Self { tag: None, digest: Some(digest), ..self.clone() }
+    }
+
+    /// Whether `text`, a reference, is a name alone, so that its tag is but the default one.
+    #[must_use]
+    pub fn is_bare(text: &str) -> bool {
+        !text.contains('@') && !text.rsplit('/').next().unwrap_or_default().contains(':')
+    }
+
     fn with_name(&self, mut text: String) -> String {
         if let Some(tag) = &self.tag {
             text.push(':');

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::image::registry::Registries;
 use crate::vmm::config::{MAX_MEMORY_MIB, MAX_VCPUS};
 
 /// Where it is.
@@ -65,6 +66,8 @@ pub enum ConfigError {
 pub struct Config {
     /// Sandboxes of pods.
     pub pod: PodConfig,
+    /// Registries of images, by their names.
+    pub registry: Registries,
 }
 
 /// Sandboxes of pods.

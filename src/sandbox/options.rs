@@ -57,6 +57,7 @@ impl Options {
     /// The image, if all accept it who have a say. It is kept while this is held.
     pub fn open_image(&self, places: &Places) -> Result<Image, SandboxError> {
         let image = Store::open(&places.data)?.get(&self.image)?;
+        image.check_platform()?;
         let verifier = Verifier::new(self.verify_with.as_deref(), Purpose::Run)?;
         verifier.check_stored::<SandboxError>(&image, &self.image)?;
         Ok(image)

@@ -37,7 +37,7 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     }
 }
 
-fn print(removed: &Removed) {
+pub fn print(removed: &Removed) {
     match removed {
         Removed::Untagged(name) => println!("Untagged: {}", name.familiar()),
         Removed::Deleted(id) => println!("Deleted: {id}"),

@@ -1,6 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::super::archive::ARCHITECTURE;
 use super::super::digest::Digest;
 use super::super::limits::LimitError;
 use super::super::reference::ReferenceError;
@@ -10,8 +11,8 @@ use super::super::reference::ReferenceError;
 pub enum StoreError {
     /// no image has the name, id or digest
     #[error(
-        "no such image: {0:?}: load it from an archive (ampoule load -i FILE), or see which there \
-         are (ampoule image ls)"
+        "no such image: {0:?}: pull it (ampoule pull NAME), load it from an archive (ampoule load -i \
+         FILE), or see which there are (ampoule image ls)"
     )]
     NotFound(String),
     /// a text that can be neither name nor id
@@ -46,6 +47,38 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// a layer that is not what its digest says
+    #[error(
+        "the layer {digest} is damaged: its digest is {actual}; it is set aside as {}: load or pull \
+         its image again",
+        aside.display()
+    )]
+    Blob {
+        /// its digest
+        digest: Digest,
+        /// that of what is there
+        actual: Digest,
+        /// where it is now
+        aside: PathBuf,
+    },
+    /// an image for other machines
+    #[error(
+        "the image {id} is for linux/{found} and cannot run on this machine, which is linux/{arch}: \
+         pull the one for it (ampoule pull --platform linux/{arch} NAME)",
+        arch = ARCHITECTURE
+    )]
+    Platform {
+        /// the image
+        id: Digest,
+        /// the architecture that it is for
+        found: String,
+    },
+    /// layers of an image that are not there
+    #[error("the layers of the image {0} are not in the store: load or pull it again")]
+    NoLayers(Digest),
+    /// a name that only what it was pulled by can have
+    #[error("{0:?} has a digest: only a name and a tag can be given")]
+    TagDigest(String),
     /// the file system of the store is full
     #[error(
         "there is no room for {}: free some space in its file system, or remove images with \

@@ -1,9 +1,8 @@
 //! Takes images from archives.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::{ImageConfiguration, Os};
@@ -14,11 +13,14 @@ use super::super::erofs::WriteError;
 use super::super::layer::LayerError;
 use super::super::limits::{Budget, LimitError};
 use super::super::reference::{Reference, ReferenceError};
+use super::super::registry::Platform;
 use super::super::verify::VerifyError;
+use super::blobs::make_folder;
+use super::keep::Keeper;
 use super::references::References;
 use super::staging::Staging;
 use super::unpack::{Progress, Unpacker};
-use super::{Image, Locked, Store, StoreError, sync_directory};
+use super::{Image, LAYERS, Locked, MANIFEST, Store, StoreError, sync_directory};
 
 /// An image that a load brought, once for each of its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +52,14 @@ pub enum LoadError {
     /// a layer's digest in the configuration of an image
     #[error("the image's configuration names an invalid layer digest")]
     DiffId(#[source] DigestError),
+    /// an image for another machine than the one that was asked for
+    #[error("the image is for {found}, not for {wanted}")]
+    Platform {
+        /// what it is for
+        found: String,
+        /// what was asked for
+        wanted: String,
+    },
     /// the contents of a layer
     #[error("the layer {name} cannot be used")]
     Layer {
@@ -84,7 +94,7 @@ pub enum LoadError {
 
 impl LoadError {
     /// Whether the file system of the store is full.
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         let (Self::Archive(ArchiveError::Limit(limit))
         | Self::Write(WriteError::Limit(limit))
         | Self::Layer {
@@ -99,11 +109,34 @@ impl LoadError {
 }
 
 /// An image of an archive, checked as far as it can be without its layers.
-struct Planned {
-    id: Digest,
-    names: Vec<Reference>,
-    diff_ids: Vec<Digest>,
-    source: ImageSource,
+#[derive(Debug)]
+pub(in crate::image) struct Planned {
+    pub id: Digest,
+    pub names: Vec<Reference>,
+    pub diff_ids: Vec<Digest>,
+    pub source: ImageSource,
+}
+
+impl Planned {
+    /// Refuses an image for another machine than the one that was asked for.
+    pub fn check_platform(&self, wanted: &Platform) -> Result<(), LoadError> {
+        let config = parse_config(self.id, &self.source.config)?;
+        let (os, architecture) = (config.os().to_string(), config.architecture().to_string());
+        if wanted.takes(&os, &architecture, config.variant().as_deref()) {
+            return Ok(());
+        }
+        let (found, wanted) = (format!("{os}/{architecture}"), wanted.to_string());
+        Err(LoadError::Platform { found, wanted })
+    }
+}
+
+/// Where the layers of planned images are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::image) enum Layers {
+    /// in an archive, from which they are copied into the store
+    Elsewhere,
+    /// in the store
+    Here,
 }
 
 /// Where a planned image is.
@@ -158,7 +191,7 @@ impl Store {
     }
 
     /// A load that ran out of disk says of which store.
-    fn name_if_full(&self, error: LoadError) -> LoadError {
+    pub(in crate::image) fn name_if_full(&self, error: LoadError) -> LoadError {
         if error.is_full() { StoreError::Full { path: self.root.clone() }.into() } else { error }
     }
 
@@ -186,7 +219,7 @@ impl Store {
     }
 
     /// A staging folder, after those of killed processes are gone.
-    fn stage(&self) -> Result<Staging, StoreError> {
+    pub(in crate::image) fn stage(&self) -> Result<Staging, StoreError> {
         let held = self.lock_exclusive()?;
         let leftovers = Staging::leftovers(self, &held)?;
         let staging = Staging::create(self, &held)?;
@@ -204,24 +237,48 @@ impl Store {
     ) -> Result<Vec<Loaded>, LoadError> {
         let sources = archive.images(&mut budget)?;
         let planned = sources.into_iter().map(plan).collect::<Result<Vec<_>, _>>()?;
-        // Before anything of a layer is looked at. What is accepted here by its manifest is held to
-        // it: the configuration was compared, layers will be.
         for image in &planned {
+            check_platform(image)?;
+        }
+        self.accept(&planned)?;
+        self.take(archive, Layers::Elsewhere, &planned, staging, budget, progress)
+    }
+
+    /// Asks who has a say, before anything of a layer is looked at. What is accepted here by its
+    /// manifest is held to it: the configuration was compared, layers will be.
+    pub(in crate::image) fn accept(&self, planned: &[Planned]) -> Result<(), LoadError> {
+        for image in planned {
             self.verifier.check(image.id, &image.names, image.source.manifest.as_deref())?;
         }
+        Ok(())
+    }
+
+    /// Takes planned images: all of them or none.
+    pub(in crate::image) fn take(
+        &self,
+        archive: &Archive,
+        layers: Layers,
+        planned: &[Planned],
+        staging: &Staging,
+        mut budget: Budget,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Loaded>, LoadError> {
+        let blobs = staging.path().join("blobs");
+        make_folder(&blobs)?;
+        let mut keeper = (layers == Layers::Elsewhere).then(|| Keeper::new(self, &blobs));
         let mut ready: HashMap<Digest, Ready> = HashMap::new();
-        for image in &planned {
+        for image in planned {
             if ready.contains_key(&image.id) {
                 continue;
             }
-            let place = match self.stored(image.id)? {
+            let place = match self.stored(image)? {
                 Some(stored) => Ready::Stored(stored.guard),
                 None => {
                     let folder = staging.path().join(image.id.hex());
-                    let made = DirBuilder::new().mode(0o700).create(&folder);
-                    made.map_err(StoreError::io("creating", &folder))?;
+                    make_folder(&folder)?;
                     budget.next_image();
-                    Unpacker { archive, budget: &mut budget, progress }.unpack(
+                    let (keeper, budget) = (keeper.as_mut(), &mut budget);
+                    Unpacker { archive, keeper, budget, progress }.unpack(
                         &image.source,
                         image.id,
                         &image.diff_ids,
@@ -233,13 +290,28 @@ impl Store {
             ready.insert(image.id, place);
         }
         let held = self.lock_exclusive()?;
-        self.install(&ready, &planned, &held)?;
+        if let Some(keeper) = &keeper {
+            keeper.install(&held)?;
+        }
+        self.install(&ready, planned, &held)?;
         Ok(planned.iter().flat_map(loaded).collect())
     }
 
-    fn stored(&self, id: Digest) -> Result<Option<Image>, StoreError> {
+    /// The image as it is in the store, if it is there with its layers and with this manifest.
+    pub(in crate::image) fn stored(&self, image: &Planned) -> Result<Option<Image>, StoreError> {
         let held = self.lock_shared()?;
-        self.image(id, &References::default(), &held)
+        let Some(stored) = self.image(image.id, &References::default(), &held)? else {
+            return Ok(None);
+        };
+        drop(held);
+        let manifest = image.source.manifest.as_ref();
+        if manifest.is_some() && stored.manifest()?.as_ref() != manifest {
+            return Ok(None);
+        }
+        let Some(layers) = stored.layers()? else {
+            return Ok(None);
+        };
+        Ok(self.hold_layers(&layers)?.is_some().then_some(stored))
     }
 
     /// Moves what was unpacked to its place and gives it its names.
@@ -260,8 +332,9 @@ impl Store {
         for (id, place) in ready {
             let target = self.folder(*id);
             match place {
-                // Another load was quicker with the same image.
-                Ready::Unpacked(_) if target.exists() => {}
+                // Another load was quicker with the same image, or its layers were not there, or came
+                // by another manifest.
+                Ready::Unpacked(folder) if target.exists() => adopt(folder, &target)?,
                 Ready::Unpacked(folder) => {
                     fs::rename(folder, &target).map_err(StoreError::io("creating", &target))?;
                 }
@@ -271,6 +344,19 @@ impl Store {
         sync_directory(&self.images())?;
         references.commit()
     }
+}
+
+/// Puts the list of layers and the manifest of an image in the place of those of another load.
+fn adopt(from: &Path, to: &Path) -> Result<(), StoreError> {
+    for name in [MANIFEST, LAYERS] {
+        let (from, to) = (from.join(name), to.join(name));
+        if from.exists() {
+            fs::rename(&from, &to).map_err(StoreError::io("creating", &to))?;
+        } else if to.exists() {
+            fs::remove_file(&to).map_err(StoreError::io("removing", &to))?;
+        }
+    }
+    sync_directory(to)
 }
 
 fn loaded(image: &Planned) -> Vec<Loaded> {
@@ -287,14 +373,32 @@ pub(super) fn temporary(folder: &Path) -> Result<File, StoreError> {
     tempfile::tempfile_in(folder).map_err(StoreError::io("creating a file in", folder))
 }
 
-/// Checks names, configuration and platform of an image.
-fn plan(source: ImageSource) -> Result<Planned, LoadError> {
-    let id = Digest::of(&source.config);
-    let config: ImageConfiguration = serde_json::from_slice(&source.config)
-        .map_err(|source| LoadError::Config { id, source })?;
+/// A file with a name in `folder`, that goes with the result.
+pub(super) fn temporary_named(folder: &Path) -> Result<tempfile::NamedTempFile, StoreError> {
+    tempfile::NamedTempFile::new_in(folder).map_err(StoreError::io("creating a file in", folder))
+}
+
+/// Refuses what this machine cannot run.
+fn check_platform(image: &Planned) -> Result<(), LoadError> {
+    let config = parse_config(image.id, &image.source.config)?;
     let architecture = config.architecture().to_string();
-    if *config.os() != Os::Linux || architecture != ARCHITECTURE {
-        return Err(ArchiveError::Platform(format!("{}/{architecture}", config.os())).into());
+    if architecture == ARCHITECTURE {
+        return Ok(());
+    }
+    Err(ArchiveError::Platform(format!("{}/{architecture}", config.os())).into())
+}
+
+fn parse_config(id: Digest, bytes: &[u8]) -> Result<ImageConfiguration, LoadError> {
+    serde_json::from_slice(bytes).map_err(|source| LoadError::Config { id, source })
+}
+
+/// Checks names and configuration of an image.
+pub(in crate::image) fn plan(source: ImageSource) -> Result<Planned, LoadError> {
+    let id = Digest::of(&source.config);
+    let config = parse_config(id, &source.config)?;
+    if *config.os() != Os::Linux {
+        let platform = format!("{}/{}", config.os(), config.architecture());
+        return Err(ArchiveError::Platform(platform).into());
     }
     let diff_ids = config.rootfs().diff_ids();
     if diff_ids.len() != source.layers.len() {

@@ -6,33 +6,51 @@
 //! images/HEX/rootfs.erofs    the image's layers as one file system
 //!            config.json     its configuration, byte for byte: HEX is the SHA-256 of it
 //!            manifest.json   its manifest, byte for byte, where the archive had one
+//!            layers.json     which layers these were
+//! blobs/sha256/HEX           layers as they came, each once
+//! downloads/HEX.partial      layers on their way, locked by who fetches them
 //! staging/…                  what is half loaded or half removed, locked by who does it
+//! damaged/HEX                what was not what its name says
 //! ```
 //!
-//! An image's folder is locked (flock, shared) by everyone who uses it; only an exclusive lock
-//! lets it go. Layers are not kept: they would take as much space again, and running needs none
-//! of them. The layout leaves `blobs/sha256/HEX` for those who want to save or push what they
-//! loaded: the manifest says which blobs these are.
+//! An image's folder and a layer are locked (flock, shared) by everyone who uses them; only an
+//! exclusive lock lets them go. Running needs no layer: they are there to be saved, pushed, and
+//! not to be fetched again.
 
+mod blobs;
+mod download;
 mod error;
+mod keep;
 mod load;
+mod parts;
+mod prune;
 mod references;
 mod remove;
 mod staging;
 mod unpack;
 
+pub use blobs::StoredLayer;
+pub use download::Download;
 pub use error::StoreError;
 pub use load::{LoadError, Loaded};
+pub use prune::Pruned;
 pub use remove::Removed;
 pub use unpack::Progress;
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+pub(super) use blobs::media_type;
+pub(super) use download::Wanted;
+pub(super) use load::{Layers, Planned, plan};
+pub(super) use parts::{Part, Parts, make as make_manifest};
+pub(super) use staging::Staging;
+
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
 
+use super::archive::ARCHITECTURE;
 use super::digest::Digest;
 use super::limits::Limits;
 use super::reference::Reference;
@@ -42,6 +60,7 @@ use references::References;
 const ROOTFS: &str = "rootfs.erofs";
 const CONFIG: &str = "config.json";
 const MANIFEST: &str = "manifest.json";
+const LAYERS: &str = "layers.json";
 
 /// A folder of images.
 #[derive(Debug, Clone)]
@@ -53,7 +72,9 @@ pub struct Store {
 
 /// The lock of the whole store, held.
 #[derive(Debug)]
-struct Locked(#[allow(dead_code, reason = "its descriptor holds the lock")] File);
+pub(in crate::image) struct Locked(
+    #[allow(dead_code, reason = "its descriptor holds the lock")] File,
+);
 
 /// An image of the store. It cannot be removed while this exists.
 #[derive(Debug)]
@@ -96,6 +117,29 @@ impl Image {
         }
     }
 
+    /// Refuses an image for other machines than this one: it can be kept and given on, not run.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Platform`].
+    pub fn check_platform(&self) -> Result<(), StoreError> {
+        let architecture = self.config.architecture().to_string();
+        if architecture == ARCHITECTURE {
+            return Ok(());
+        }
+        Err(StoreError::Platform { id: self.id, found: architecture })
+    }
+
+    /// Its configuration, byte for byte.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub fn config_bytes(&self) -> Result<Vec<u8>, StoreError> {
+        let path = self.rootfs.with_file_name(CONFIG);
+        fs::read(&path).map_err(StoreError::io("reading", &path))
+    }
+
     /// Where its manifest is, if it has one.
     #[must_use]
     pub fn manifest_path(&self) -> PathBuf {
@@ -115,12 +159,8 @@ impl Store {
             limits: Limits::default(),
             verifier: Verifier::default(),
         };
-        for folder in [store.images(), store.staging()] {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&folder)
-                .map_err(StoreError::io("creating", &folder))?;
+        for folder in [store.images(), store.staging(), store.blobs(), store.downloads()] {
+            blobs::make_folder(&folder)?;
         }
         Ok(store)
     }
@@ -143,6 +183,22 @@ impl Store {
 
     fn staging(&self) -> PathBuf {
         self.root.join("staging")
+    }
+
+    pub(in crate::image) fn downloads(&self) -> PathBuf {
+        self.root.join("downloads")
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The bounds of what is taken.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     fn references(&self) -> PathBuf {
@@ -201,14 +257,7 @@ impl Store {
     }
 
     fn ids(&self) -> Result<Vec<Digest>, StoreError> {
-        let path = self.images();
-        let failed = StoreError::io("reading", &path);
-        let mut ids = Vec::new();
-        for entry in fs::read_dir(&path).map_err(&failed)? {
-            let name = entry.map_err(&failed)?.file_name();
-            ids.extend(name.to_str().and_then(Digest::from_hex));
-        }
-        Ok(ids)
+        blobs::digests_in(&self.images())
     }
 
     /// The id that `text` means, and the name if it is by a name.
@@ -280,6 +329,10 @@ impl Store {
         guard.lock_shared().map_err(StoreError::io("locking", &folder))?;
         let path = folder.join(CONFIG);
         let config = fs::read(&path).map_err(StoreError::io("reading", &path))?;
+        if Digest::of(&config) != id {
+            let source = "it has not the digest that its folder says".into();
+            return Err(StoreError::Damaged { path, source });
+        }
         let config: ImageConfiguration = serde_json::from_slice(&config)
             .map_err(|source| StoreError::Damaged { path, source: source.into() })?;
         let rootfs = folder.join(ROOTFS);

@@ -13,8 +13,10 @@ use super::super::layer::{Layer, LayerError};
 use super::super::limits::Budget;
 use super::super::tar_stream::{TarError, TarStream};
 use super::super::tree::Tree;
+use super::blobs::{StoredLayer, media_type};
+use super::keep::{Keeper, Tee};
 use super::load::temporary;
-use super::{CONFIG, LoadError, MANIFEST, ROOTFS, StoreError, sync_directory};
+use super::{CONFIG, LAYERS, LoadError, MANIFEST, ROOTFS, StoreError, sync_directory};
 
 /// How far a load is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub enum Progress {
 pub struct Unpacker<'a> {
     /// the archive
     pub archive: &'a Archive,
+    /// who keeps the layers; none where the archive is the store itself
+    pub keeper: Option<&'a mut Keeper>,
     /// what the load may use
     pub budget: &'a mut Budget,
     /// who hears how far it is
@@ -62,11 +66,15 @@ impl Unpacker<'_> {
         let mut data = DataWriter::new(image, temporary(folder)?)?;
         let mut tree = Tree::default();
         let layers = source.layers.len();
+        let mut stored = Vec::new();
         for (at, (layer, diff_id)) in source.layers.iter().zip(diff_ids).enumerate() {
-            self.layer(layer, *diff_id, (at + 1, layers), &mut tree, &mut data)?;
+            stored.push(self.layer(layer, *diff_id, (at + 1, layers), &mut tree, &mut data)?);
         }
         data.finish(&tree, id.uuid(), self.budget)?;
         write(&folder.join(CONFIG), &source.config)?;
+        let path = folder.join(LAYERS);
+        let list = serde_json::to_vec(&stored).map_err(io::Error::from);
+        write(&path, &list.map_err(StoreError::io("writing", &path))?)?;
         if let Some(manifest) = &source.manifest {
             write(&folder.join(MANIFEST), manifest)?;
         }
@@ -81,23 +89,44 @@ impl Unpacker<'_> {
         (number, layers): (usize, usize),
         tree: &mut Tree,
         data: &mut DataWriter,
-    ) -> Result<(), LoadError> {
+    ) -> Result<StoredLayer, LoadError> {
         let blob = self.open(layer)?;
         let size = blob.length();
         // A file may be the layer of many images, and hold what decompresses to nothing.
         self.budget.unpacked(size).map_err(ArchiveError::from)?;
+        let mut copy = match &mut self.keeper {
+            Some(keeper) => keeper.copy(layer.digest, size)?,
+            None => None,
+        };
         let mut bytes = 0;
         let progress = &mut *self.progress;
         let metered = Metered {
-            inner: blob,
+            inner: Tee { inner: blob, copy: copy.as_mut() },
             heard: |read| {
                 bytes += read;
                 progress(Progress::Layer { number, layers, bytes, size });
             },
         };
-        match read_layer(metered, tree, data, self.budget) {
-            Ok(digests) => check(layer, diff_id, digests),
+        let read = read_layer(metered, tree, data, self.budget);
+        if let Some(failure) = copy.as_mut().and_then(|copy| copy.failure()) {
+            return Err(failure);
+        }
+        match read {
+            Ok(found) => {
+                check(layer, diff_id, &found)?;
+                if let Some(copy) = copy {
+                    copy.finish(found.file)?;
+                }
+                Ok(StoredLayer {
+                    media_type: media_type(found.compression).to_owned(),
+                    digest: found.file,
+                    size,
+                    diff_id,
+                    unpacked_size: found.unpacked_size,
+                })
+            }
             Err(error) => {
+                drop(copy);
                 // Damage is best named as what it is, not by what it made of the entries.
                 self.check_file(layer)?;
                 Err(LoadError::Layer { name: layer.name.clone(), source: error })
@@ -134,24 +163,24 @@ impl Unpacker<'_> {
 }
 
 /// What a layer turned out to be.
-struct Digests {
-    /// of its file
-    file: Option<Digest>,
-    /// of what was in it
-    content: Option<Digest>,
+struct Found {
+    compression: Compression,
+    /// digest of its file
+    file: Digest,
+    /// digest of what was in it
+    content: Digest,
+    unpacked_size: u64,
 }
 
-fn check(layer: &LayerSource, diff_id: Digest, found: Digests) -> Result<(), LoadError> {
-    let name = layer.name.clone();
-    match (layer.digest, found.file) {
-        (Some(expected), Some(actual)) if actual != expected => {
-            return Err(ArchiveError::Digest { name, expected, actual }.into());
+fn check(layer: &LayerSource, diff_id: Digest, found: &Found) -> Result<(), LoadError> {
+    let name = || layer.name.clone();
+    match layer.digest {
+        Some(expected) if expected != found.file => {
+            Err(ArchiveError::Digest { name: name(), expected, actual: found.file }.into())
         }
-        _ => {}
-    }
-    match found.content {
-        Some(actual) if actual != diff_id => {
-            Err(LoadError::Content { name, expected: diff_id, actual })
+        _ if found.content != diff_id => {
+            let (expected, actual) = (diff_id, found.content);
+            Err(LoadError::Content { name: name(), expected, actual })
         }
         _ => Ok(()),
     }
@@ -162,7 +191,7 @@ fn read_layer(
     tree: &mut Tree,
     data: &mut DataWriter,
     budget: &mut Budget,
-) -> Result<Digests, LayerError> {
+) -> Result<Found, LayerError> {
     let read = |source| TarError::Read { position: 0, source };
     let (compression, sniffed) = Compression::sniff(file).map_err(read)?;
     let compression = compression?;
@@ -185,10 +214,14 @@ fn read_layer(
             Err(error) => return Err(read(error).into()),
         }
     }
+    let unpacked_size = content.count();
     let content = content.digest();
     drain(&mut file).map_err(read)?;
     let file = if plain { content } else { file.digest() };
-    Ok(Digests { file, content })
+    match (file, content) {
+        (Some(file), Some(content)) => Ok(Found { compression, file, content, unpacked_size }),
+        _ => Err(read(io::Error::other("nothing was hashed")).into()),
+    }
 }
 
 /// Tells how much is read.

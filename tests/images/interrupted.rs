@@ -56,5 +56,5 @@ fn a_load_that_fills_the_disk_names_the_store_and_leaves_nothing() {
     command.args(["-m", "sh", "-c", script, "sh", &lab.text("store"), BIN, &archive]);
     let done = Finished::of(command.output().unwrap());
     done.fails(125, &["no room", &lab.text("store"), "ampoule image rm"]);
-    assert_eq!(done.stdout, "images\nlock\nstaging\n");
+    assert_eq!(done.stdout, "blobs\nblobs/sha256\ndownloads\nimages\nlock\nstaging\n");
 }

@@ -13,6 +13,10 @@ mod image_config;
 mod jail;
 mod memory;
 mod programs;
+mod pulled;
+#[path = "../registry/real.rs"]
+#[allow(dead_code)] // each facet uses its own part
+mod real;
 mod sealed;
 mod stats;
 mod streams;

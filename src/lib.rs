@@ -11,6 +11,7 @@
 //! * [`bench`]: how quickly sandboxes start, and what they are compared with
 //! * [`sandbox`]: a microVM and everything the host keeps for it
 //! * [`network`]: the network of a namespace, joined to a guest
+//! * [`volume`]: directories that outlive the containers that have them
 //! * [`image`]: registries, archives, the image store, flattening into EROFS
 //! * [`agent`]: host side of the agent protocol; everything it reads is hostile
 //! * [`monitor`]: the process that is the VMM of one sandbox
@@ -38,5 +39,6 @@ pub mod socket_file;
 pub mod system;
 pub mod terminal;
 pub mod vmm;
+pub mod volume;
 
 pub use front::main;

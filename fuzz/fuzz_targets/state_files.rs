@@ -2,17 +2,17 @@
 #![no_main]
 
 use std::fs;
-use std::io::Cursor;
 use std::path::PathBuf;
 
 use ampoule::image::Store;
 use ampoule::sandbox::template::Templates;
-use ampoule::sandbox::{State, log};
+use ampoule::sandbox::log::Reader;
+use ampoule::sandbox::{Record, State, health};
 use ampoule_fuzz::host::{choose, folder};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
-    let (kind, bytes) = choose(input, 5);
+    let (kind, bytes) = choose(input, 7);
     let folder = folder();
     let place = |name: &str| -> PathBuf {
         let path = folder.path().join(name);
@@ -22,8 +22,9 @@ fuzz_target!(|input: &[u8]| {
     };
     match kind {
         0 => {
-            if let Ok(state) = State::read(&place("aaaaaaaaaaaa/state.json")) {
-                assert!(state.keeper > 1 && state.short_id() == "aaaaaaaaaaaa");
+            let id = "a".repeat(64);
+            if let Ok(state) = State::read(&place(&format!("{id}/state.json"))) {
+                assert!(state.keeper.is_none_or(|pid| pid > 1) && state.id == id);
             }
         }
         1 => drop(ampoule::oci::fuzzing::record(bytes)),
@@ -33,8 +34,19 @@ fuzz_target!(|input: &[u8]| {
             let _ = Store::open(folder.path()).map(|store| store.list().map(drop));
         }
         3 => {
-            let mut log = Cursor::new(bytes);
-            while let Ok(Some(_)) = log::read_entry(&mut log) {}
+            let mut log = Reader::open(&place("log.json")).expect("the log");
+            while let Ok(Some(_)) = log.read() {}
+        }
+        5 => {
+            let id = "a".repeat(64);
+            place(&format!("{id}/config.json"));
+            if let Ok(record) = Record::read(&folder.path().join(&id)) {
+                assert_eq!(record.id, id);
+            }
+        }
+        6 => {
+            let path = place("health.json");
+            drop(health::read(path.parent().expect("a folder")));
         }
         _ => {
             place("0123456789abcdef/template.json");

@@ -14,6 +14,7 @@
 //! | [`disks`], [`shares`] | disks by serial number, the host's file systems by tag |
 //! | [`cgroup`] | limits, kills, and news of memory that ran out |
 //! | [`streams`], [`relay`] | stdio: pairing with connections, copying |
+//! | [`init`] | the first process of a container that asked for one |
 //! | [`reaper`], [`watch`] | ended children; the main loop |
 //! | [`shutdown`] | the guest's end |
 
@@ -29,6 +30,7 @@ mod error;
 mod forward;
 mod host;
 mod identity;
+mod init;
 mod log;
 mod network;
 mod pod;
@@ -89,6 +91,7 @@ extern "C" fn main(_count: libc::c_int, _arguments: *const *const libc::c_char) 
     match arguments.as_slice() {
         [setup::ARGUMENT] => setup::run(),
         [pod::ARGUMENT] => pod::pause(),
+        [init::ARGUMENT, program @ ..] => init::run(program),
         ["serve", "--unix", directory] => {
             serve(&Transport::Unix(directory.into()), Ending::Exit, entered_us)
         }

@@ -41,7 +41,7 @@ impl Reaper {
 }
 
 /// nix's `waitpid` fails on real-time signals, which containers may well die of.
-fn wait_any() -> Option<(i32, i32)> {
+pub fn wait_any() -> Option<(i32, i32)> {
     let mut status = 0;
     loop {
         // SAFETY: `status` is a live int; waitpid touches nothing else of ours.

@@ -128,6 +128,30 @@ fn a_tmpfs_begins_with_what_it_covers() {
 }
 
 #[test]
+fn a_bind_mount_with_nothing_in_it_begins_with_what_it_covers() {
+    if !can_run() {
+        return;
+    }
+    let sandbox = Sandbox::start();
+    let home = sandbox.rootfs().join("home/web");
+    fs::write(home.join("file"), "text").unwrap();
+    chown(&home, Some(1000), Some(1000)).unwrap();
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o715)).unwrap();
+    let volume = tempfile::tempdir().unwrap();
+    let mount = json!({"destination": "/home/web", "type": "bind", "source": volume.path(),
+        "options": ["rbind", "tmpcopyup", "ro"]});
+    let script =
+        "cat /home/web/file; stat -c ' %u %a' /home/web; touch /home/web/x 2> /dev/null || echo ro";
+    let out = output(&sandbox, script, |spec| add(spec, mount.clone()));
+    assert_eq!(out, "text 1000 715\nro\n");
+    // What is in it by now stays.
+    fs::write(volume.path().join("file"), "own").unwrap();
+    fs::write(home.join("new"), "new").unwrap();
+    let out = output(&sandbox, "cat /home/web/file; ls /home/web", |spec| add(spec, mount.clone()));
+    assert_eq!(out, "ownfile\n");
+}
+
+#[test]
 fn ids_of_a_mount_are_mapped() {
     if !can_run() || !can_map_ids() {
         return;

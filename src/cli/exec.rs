@@ -30,7 +30,7 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     terminal_for(args.process.tty, args.process.interactive && !args.detach)?;
     let options = ExecOptions {
         command: args.command,
-        env: args.process.env(|name| env::var(name).ok()),
+        env: args.process.env(Vec::new(), |name| env::var(name).ok()),
         workdir: args.process.workdir,
         user: args.process.user,
         interactive: args.process.interactive,

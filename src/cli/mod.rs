@@ -5,35 +5,53 @@
 
 mod age;
 mod arguments;
+mod attach;
 mod bench;
+mod completion;
+mod confirm;
+mod create;
 mod doctor;
+mod events;
 mod exec;
 mod fork;
 mod history;
 mod image;
 mod import;
+mod inspect;
 mod keeper;
+mod kill;
 mod load;
 mod login;
 mod logout;
 mod logs;
+mod man;
 mod metrics;
 pub(crate) mod monitor;
+mod occupied;
+mod pause;
 mod ps;
 mod pull;
 mod push;
 mod registry;
+mod rename;
+mod restart;
 mod rm;
 mod run;
 mod save;
 mod size;
+mod start;
 mod stats;
 mod stop;
 mod system;
 mod table;
 mod tag;
 mod template;
+mod top;
+mod unpause;
+mod update;
 mod vm;
+mod volume;
+mod wait;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -84,7 +102,9 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Run(run::Args),
+    Run(Box<run::Args>),
+    Create(Box<create::Args>),
+    Start(start::Args),
     Load(load::Args),
     Pull(pull::Args),
     Push(push::Args),
@@ -101,17 +121,31 @@ enum Verb {
     Rmi(image::rm::Args),
     Ps(ps::Args),
     Exec(exec::Args),
+    Attach(attach::Args),
     Fork(fork::Args),
     Logs(logs::Args),
     Stats(stats::Args),
     Metrics(metrics::Args),
+    Inspect(inspect::Args),
+    Top(top::Args),
+    Events(events::Args),
     Stop(stop::Args),
+    Restart(restart::Args),
+    Kill(kill::Args),
+    Pause(pause::Args),
+    Unpause(unpause::Args),
+    Wait(wait::Args),
+    Rename(rename::Args),
+    Update(update::Args),
     Rm(rm::Args),
     Template(template::Args),
     Doctor(doctor::Args),
+    Completion(completion::Args),
+    Man(man::Args),
     System(system::Args),
     Bench(bench::Args),
     Vm(vm::Args),
+    Volume(volume::Args),
     #[command(hide = true)]
     Monitor(monitor::Args),
     #[command(hide = true)]
@@ -122,7 +156,14 @@ impl Verb {
     /// Whether a closed pipe is the verb's own to deal with.
     fn carries_streams(&self) -> bool {
         match self {
-            Self::Run(_) | Self::Exec(_) | Self::Vm(_) | Self::Monitor(_) | Self::Keeper => true,
+            Self::Run(_)
+            | Self::Create(_)
+            | Self::Start(_)
+            | Self::Attach(_)
+            | Self::Exec(_)
+            | Self::Vm(_)
+            | Self::Monitor(_)
+            | Self::Keeper => true,
             // They may ask a program for secrets, which may end before it has read what it was asked.
             Self::Pull(_) | Self::Push(_) | Self::Login(_) | Self::Logout(_) => true,
             Self::Image(args) => args.speaks_to_a_registry(),
@@ -137,7 +178,7 @@ impl Verb {
             end_with_the_reader();
         }
         match self {
-            Self::Run(args) => run::run(args, global),
+            Self::Run(args) => run::run(*args, global),
             Self::Load(args) => load::run(&args, global),
             Self::Pull(args) => pull::run(&args, global),
             Self::Push(args) => push::run(&args, global),
@@ -156,13 +197,29 @@ impl Verb {
             Self::Logs(args) => logs::run(&args, global),
             Self::Stats(args) => stats::run(&args, global),
             Self::Metrics(args) => metrics::run(args, global),
+            Self::Create(args) => create::run(*args, global),
+            Self::Start(args) => start::run(args, global),
+            Self::Attach(args) => attach::run(args, global),
+            Self::Inspect(args) => inspect::run(&args, global),
+            Self::Update(args) => update::run(&args, global),
+            Self::Top(args) => top::run(&args, global),
+            Self::Events(args) => events::run(&args, global),
+            Self::Restart(args) => restart::run(args, global),
+            Self::Kill(args) => kill::run(args, global),
+            Self::Pause(args) => pause::run(args, global),
+            Self::Unpause(args) => unpause::run(args, global),
+            Self::Wait(args) => wait::run(&args, global),
+            Self::Rename(args) => rename::run(&args, global),
             Self::Stop(args) => stop::run(args, global),
             Self::Rm(args) => rm::run(args, global),
             Self::Template(args) => template::run(args, global),
-            Self::System(args) => system::run(&args),
+            Self::System(args) => system::run(&args, global),
+            Self::Completion(args) => completion::run(&args),
+            Self::Man(args) => man::run(&args),
             Self::Doctor(args) => doctor::run(&args, global),
             Self::Bench(args) => bench::run(args, global),
             Self::Vm(args) => vm::run(args),
+            Self::Volume(args) => volume::run(args, global),
             Self::Monitor(_) => monitor::run(),
             Self::Keeper => keeper::run(),
         }
@@ -210,15 +267,21 @@ fn each<E: Into<Failure>>(
     containers: &[String],
     mut act: impl FnMut(&str) -> Result<(), E>,
 ) -> Result<ExitCode, Failure> {
+    each_or_last(containers, |container| act(container).map(|()| println!("{container}")))
+}
+
+/// Does something with each of these, and goes on where that fails: the last failure is returned, those
+/// before it are told.
+fn each_or_last<E: Into<Failure>>(
+    all: &[String],
+    mut act: impl FnMut(&str) -> Result<(), E>,
+) -> Result<ExitCode, Failure> {
     let mut last: Option<Failure> = None;
-    for container in containers {
-        match act(container) {
-            Ok(()) => println!("{container}"),
-            Err(error) => {
-                if let Some(before) = last.replace(error.into()) {
-                    tell(&before);
-                }
-            }
+    for one in all {
+        if let Err(error) = act(one)
+            && let Some(before) = last.replace(error.into())
+        {
+            tell(&before);
         }
     }
     last.map_or(Ok(ExitCode::SUCCESS), Err)

@@ -7,16 +7,46 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::age::age;
+use super::arguments::Filters;
 use super::table::Table;
 use super::{Failure, Global};
-use crate::sandbox::{Registry, State, Status};
+use crate::report::chain;
+use crate::sandbox::mounts::MountPoint;
+use crate::sandbox::{Entry, Options, Registry, Status, health};
+
+/// What a list can be filtered by.
+const FILTERS: [&str; 11] = [
+    "id",
+    "name",
+    "status",
+    "exited",
+    "ancestor",
+    "before",
+    "since",
+    "label",
+    "health",
+    "volume",
+    "restart-policy",
+];
 
 /// List containers
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  ampoule ps -a --filter status=exited --format json\n  \
+    ampoule start $(ampoule ps -aq --filter restart-policy=always)")]
 pub struct Args {
-    /// Ended ones too
+    /// Those that do not run too
     #[arg(short, long)]
     all: bool,
+    /// Only what matches: id=, name=, status=, exited=, ancestor=, before=, since=, label=, health=, volume=,
+    /// restart-policy=
+    #[arg(short, long = "filter", value_name = "KEY=VALUE")]
+    filters: Vec<String>,
+    /// The last N that were made, in whatever state
+    #[arg(short = 'n', long, value_name = "N")]
+    last: Option<usize>,
+    /// The last that was made, in whatever state
+    #[arg(short, long, conflicts_with = "last")]
+    latest: bool,
     /// Ids only
     #[arg(short, long)]
     quiet: bool,
@@ -36,11 +66,23 @@ enum Format {
 
 /// Runs the verb.
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
-    let mut entries = Registry::new(&global.places()).list()?;
-    entries.retain(|entry| args.all || entry.state.status == Status::Running);
+    let filters = Filters::parse(&args.filters, &FILTERS)?;
+    let registry = Registry::new(&global.places());
+    let (mut entries, damaged) = registry.look()?;
+    for damaged in damaged {
+        let (id, error) = (damaged.id, chain(&damaged.error));
+        eprintln!(
+            "ampoule: warning: container {id} is damaged, the next start sets it aside: {error}"
+        );
+    }
+    let last = args.last.or(args.latest.then_some(1));
+    let every = args.all || last.is_some() || filters.has("status") || filters.has("exited");
+    let made = |wanted: &str| registry.find(wanted).ok().map(|entry| entry.state.created);
+    entries.retain(|entry| (every || is_up(entry)) && is_wanted(entry, &filters, made));
     // Newest first, as docker.
     entries.reverse();
-    let rows = entries.iter().map(|entry| Row::of(&entry.state, args.no_trunc));
+    entries.truncate(last.unwrap_or(usize::MAX));
+    let rows = entries.iter().map(|entry| Row::of(entry, args.no_trunc));
     if args.quiet {
         rows.for_each(|row| println!("{}", row.id));
     } else if args.format == Format::Json {
@@ -56,6 +98,55 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// docker's list has these without --all.
+fn is_up(entry: &Entry) -> bool {
+    entry.state.status.is_running() || entry.state.status == Status::Restarting
+}
+
+/// Whether all filters let it through. `made` tells when a container was made.
+fn is_wanted(entry: &Entry, filters: &Filters, made: impl Fn(&str) -> Option<Timestamp>) -> bool {
+    let state = &entry.state;
+    let image = |wanted: &str| {
+        state.image == wanted
+            || state.image.strip_suffix(":latest") == Some(wanted)
+            || state.image.split_once(':').is_some_and(|(name, _)| name == wanted)
+    };
+    filters.all("id", |id| !id.is_empty() && state.id.starts_with(id))
+        && filters.all("name", |name| state.name.contains(name.trim_start_matches('/')))
+        && filters.all("status", |status| state.status.word() == status)
+        && filters.all("exited", |code| {
+            state.status == Status::Exited
+                && state.exit_code.map(|code| code.to_string()).as_deref() == Some(code)
+        })
+        && filters.all("ancestor", image)
+        && filters.all("before", |other| made(other).is_some_and(|made| state.created < made))
+        && filters.all("since", |other| made(other).is_some_and(|made| state.created > made))
+        && (!["label", "volume", "restart-policy"].iter().any(|key| filters.has(key))
+            || entry.record().is_ok_and(|record| is_wanted_as(&record.options, filters)))
+        && filters.all("health", |wanted| verdict(entry).unwrap_or("none") == wanted)
+}
+
+fn is_wanted_as(options: &Options, filters: &Filters) -> bool {
+    let label = |wanted: &str| match wanted.split_once('=') {
+        Some((key, value)) => options.labels.get(key).is_some_and(|label| label == value),
+        None => options.labels.contains_key(wanted),
+    };
+    let volume = |wanted: &str| {
+        let is_it = |mount: &MountPoint| {
+            mount.volume() == Some(wanted) || mount.target.as_os_str() == wanted
+        };
+        options.mounts.iter().any(is_it)
+    };
+    filters.each("label", label)
+        && filters.all("volume", volume)
+        && filters.all("restart-policy", |name| options.restart.name() == name)
+}
+
+/// What its checks say; none where nothing is checked.
+fn verdict(entry: &Entry) -> Option<&'static str> {
+    health::read(entry.folder.container()).map(|health| health.status.word())
+}
+
 /// A container in the words of docker's list.
 struct Row {
     id: String,
@@ -68,13 +159,29 @@ struct Row {
 }
 
 impl Row {
-    fn of(state: &State, whole: bool) -> Self {
+    fn of(entry: &Entry, whole: bool) -> Self {
+        let state = &entry.state;
         let now = Timestamp::now();
         let ago = |then: Timestamp| age(now.duration_since(then));
         let command = state.command.join(" ");
         let status = match state.status {
             Status::Created => "Created".to_owned(),
-            Status::Running => format!("Up {}", ago(state.started.unwrap_or(state.created))),
+            Status::Running => {
+                let up = format!("Up {}", ago(state.started.unwrap_or(state.created)));
+                match verdict(entry) {
+                    Some("starting") => format!("{up} (health: starting)"),
+                    Some(verdict) => format!("{up} ({verdict})"),
+                    None => up,
+                }
+            }
+            Status::Paused => {
+                format!("Up {} (Paused)", ago(state.started.unwrap_or(state.created)))
+            }
+            Status::Restarting => format!(
+                "Restarting ({}) {} ago",
+                state.exit_code.unwrap_or(-1),
+                ago(state.finished.unwrap_or(state.created))
+            ),
             Status::Exited => format!(
                 "Exited ({}) {} ago",
                 state.exit_code.unwrap_or(-1),

@@ -13,6 +13,9 @@ pub struct Args {
     /// Kill and remove running containers too
     #[arg(short, long)]
     force: bool,
+    /// Remove the volumes that were made for them alone, too
+    #[arg(short, long)]
+    volumes: bool,
     /// Containers, by name or id
     #[arg(required = true)]
     containers: Vec<String>,
@@ -21,5 +24,7 @@ pub struct Args {
 /// Runs the verb.
 pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     let registry = Registry::new(&global.places());
-    each(&args.containers, |container| lifecycle::remove(&registry, container, args.force))
+    each(&args.containers, |container| {
+        lifecycle::remove(&registry, container, args.force, args.volumes).map(drop)
+    })
 }

@@ -1,6 +1,5 @@
 //! `ampoule run`: a container in a sandbox of its own.
 
-use std::env;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,16 +7,18 @@ use std::process::ExitCode;
 
 use clap::Args as ClapArgs;
 
-use super::arguments::{ProcessArgs, cpus, memory, terminal_for};
+use super::arguments::{ContainerArgs, LifeArgs};
 use super::pull::{self, PullPolicy};
 use super::registry::RegistryArgs;
 use super::{Failure, Global};
 use crate::clock::now_us;
 use crate::sandbox::detach;
+use crate::sandbox::keeper::{self, Source, Wanted};
+use crate::sandbox::log::Log;
+use crate::sandbox::outlet::Outlet;
 use crate::sandbox::timings::{Phases, Timings};
 use crate::sandbox::trace;
-use crate::sandbox::{Ends, Options, keeper};
-use crate::terminal;
+use crate::sandbox::{Ends, Kept, Options, SandboxError};
 
 /// Run a program of an image in a new container, in a microVM of its own
 ///
@@ -33,32 +34,11 @@ pub struct Args {
     /// Remove the container's record when it ends
     #[arg(long)]
     rm: bool,
-    /// Name of the container
-    #[arg(long)]
-    name: Option<String>,
-    /// Host name of the container (default: the beginning of its id)
-    #[arg(short = 'h', long, value_name = "NAME")]
-    hostname: Option<String>,
-    /// Program that replaces the image's entrypoint; empty for none
-    #[arg(long, value_name = "PROGRAM")]
-    entrypoint: Option<String>,
-    /// CPUs of the container, fractions allowed
-    #[arg(long, value_name = "N", value_parser = cpus)]
-    cpus: Option<f64>,
-    /// Memory limit of the container (b, k, m, g)
-    #[arg(short, long, value_name = "SIZE", value_parser = memory)]
-    memory: Option<u64>,
-    /// Use the image only if this program accepts it (docs/security.md)
-    #[arg(long, value_name = "PROGRAM", env = "AMPOULE_VERIFY_WITH")]
-    verify_with: Option<PathBuf>,
     /// When the image is pulled
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = PullPolicy::Missing)]
     pull: PullPolicy,
     #[command(flatten)]
     registry: RegistryArgs,
-    /// Another guest kernel than ampoule's
-    #[arg(long, value_name = "PATH")]
-    kernel: Option<PathBuf>,
     /// How the guest comes to life: restored from a template, which the first start makes, or
     /// booted
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Start::Warm)]
@@ -70,15 +50,9 @@ pub struct Args {
     #[arg(long, value_name = "PATH", conflicts_with = "detach", hide = true)]
     timings_file: Option<PathBuf>,
     #[command(flatten)]
-    process: ProcessArgs,
-    /// Image to run
-    image: String,
-    /// Program and arguments, in place of the image's
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
-    /// Print help
-    #[arg(long, action = clap::ArgAction::Help)]
-    help: Option<bool>,
+    life: LifeArgs,
+    #[command(flatten)]
+    container: ContainerArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -93,29 +67,29 @@ enum Start {
 pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     let command_us = now_us();
     let places = global.places();
-    terminal_for(args.process.tty, args.process.interactive && !args.detach)?;
-    let verify_with = args.verify_with.as_deref();
-    pull::ensure(&places, &args.image, args.pull, verify_with, &args.registry)?;
-    let (detach, timings, timings_file) = (args.detach, args.timings, args.timings_file.clone());
-    let options = options(args);
+    args.container.check_terminal(args.detach)?;
+    let Args { detach, rm, pull, registry, start, timings, timings_file, life, container } = args;
+    let options = Options { remove: rm, cold: start == Start::Cold, ..container.options(&places)? };
+    let options = life.apply(options)?;
+    pull::ensure(&places, &options.image, pull, options.verify_with.as_deref(), &registry)?;
     if detach {
         let id = detach::start(&places, &options)?;
         println!("{id}");
         return Ok(ExitCode::SUCCESS);
     }
     let image = options.open_image(&places)?;
+    let name = options.image.clone();
     let job = keeper::Job {
         places: &places,
-        image: &image,
-        options: &options,
+        wanted: Wanted::new(&image, options)?,
         command_us,
         timings: timings || timings_file.is_some() || trace::is_wanted(),
     };
-    let outcome = keeper::run(&job, |_| Ok(Ends::Own { stdin: options.interactive }), |_| {})?;
+    let outcome = keeper::run(job, Source::Image(&image), attached, |_| {})?;
     if let Some(lost) = outcome.lost_output {
         eprintln!("ampoule: the container's output could not be written: {lost}");
     }
-    trace::timings(&format!("run {}", options.image), &options.image, &outcome.timings);
+    trace::timings(&format!("run {name}"), &name, &outcome.timings);
     if timings {
         eprint!("{}", outcome.timings);
     }
@@ -126,29 +100,16 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(outcome.code))
 }
 
-fn write_timings(file: &Path, timings: &Timings) -> io::Result<()> {
-    fs::write(file, serde_json::to_vec(&Phases::from(timings))?)
+/// The caller's own streams; what lasts has a log, too.
+pub fn attached(kept: &Kept, options: &Options) -> Result<Ends, SandboxError> {
+    let outlet = (!options.remove).then(|| {
+        let log = Log::open(&kept.folder.log(), options.log)
+            .map_err(SandboxError::host("cannot open the container's log"))?;
+        Ok::<_, SandboxError>(Outlet::new(Some(log), false))
+    });
+    Ok(Ends::Own { stdin: options.interactive, outlet: outlet.transpose()? })
 }
 
-fn options(args: Args) -> Options {
-    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
-    Options {
-        image: args.image,
-        verify_with: args.verify_with.map(absolute),
-        command: args.command,
-        entrypoint: args.entrypoint,
-        env: args.process.env(|name| env::var(name).ok()),
-        workdir: args.process.workdir,
-        user: args.process.user,
-        hostname: args.hostname,
-        name: args.name,
-        cpus: args.cpus,
-        memory: args.memory,
-        kernel: args.kernel.map(absolute),
-        interactive: args.process.interactive,
-        terminal: args.process.tty,
-        terminal_size: args.process.tty.then(terminal::size).flatten(),
-        remove: args.rm,
-        cold: args.start == Start::Cold,
-    }
+fn write_timings(file: &Path, timings: &Timings) -> io::Result<()> {
+    fs::write(file, serde_json::to_vec(&Phases::from(timings))?)
 }

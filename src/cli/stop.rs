@@ -1,24 +1,24 @@
 //! `ampoule stop`: ask containers to end, then kill them.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use nix::sys::signal::Signal;
 
 use super::arguments::signal;
 use super::{Failure, Global, each};
-use crate::sandbox::{Registry, lifecycle};
+use crate::sandbox::Registry;
+use crate::sandbox::lifecycle::{self, Stop};
 
 /// Stop running containers
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// Seconds to wait before the container is killed; -1 for ever
-    #[arg(short, long, default_value_t = 10, allow_negative_numbers = true)]
-    time: i64,
-    /// Signal to ask with
-    #[arg(short, long, value_parser = signal, default_value = "SIGTERM")]
-    signal: Signal,
+    /// Seconds to wait before the container is killed, -1 for ever [default: the container's, or 10]
+    #[arg(short, long, allow_negative_numbers = true)]
+    time: Option<i64>,
+    /// Signal to ask with [default: the container's, its image's, or SIGTERM]
+    #[arg(short, long, value_parser = signal)]
+    signal: Option<Signal>,
     /// Containers, by name or id
     #[arg(required = true)]
     containers: Vec<String>,
@@ -27,8 +27,6 @@ pub struct Args {
 /// Runs the verb.
 pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     let registry = Registry::new(&global.places());
-    let grace = u64::try_from(args.time).ok().map(Duration::from_secs);
-    each(&args.containers, |container| {
-        lifecycle::stop(&registry, container, args.signal, grace).map(drop)
-    })
+    let how = Stop { signal: args.signal, seconds: args.time };
+    each(&args.containers, |container| lifecycle::stop(&registry, container, how).map(drop))
 }

@@ -33,5 +33,5 @@ mod testing;
 pub use digest::Digest;
 pub use pull::{PullError, Pulled, Puller};
 pub use reference::{Reference, ReferenceError};
-pub use store::{Image, LoadError, Loaded, Progress, Removed, Store, StoreError};
+pub use store::{Image, LoadError, Loaded, Progress, Removed, Store, StoreError, Users};
 pub use verify::{Verifier, VerifyError};

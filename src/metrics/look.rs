@@ -96,10 +96,10 @@ impl Subject {
             pod: String::new(),
             namespace: String::new(),
             by: "ampoule",
-            keeper: state.keeper,
+            keeper: state.keeper.unwrap_or(0),
             monitor: state.monitor.unwrap_or(0),
             // Before that there is nothing to ask for.
-            containers: if state.status == Status::Running { vec![main] } else { Vec::new() },
+            containers: if state.status.is_running() { vec![main] } else { Vec::new() },
             moments: Moments::default(),
         }
     }

@@ -83,6 +83,11 @@ impl Channel {
         Ok(Self { socket })
     }
 
+    /// The end that somebody who has connected was given.
+    pub fn accepted(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+
     /// The same end once more.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { socket: self.socket.try_clone()? })

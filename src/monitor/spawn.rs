@@ -49,6 +49,9 @@ pub enum SpawnError {
          kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns)"
     )]
     UserNamespace(#[source] io::Error),
+    /// it does not fit into its control group
+    #[error("cannot move the sandbox's monitor into its control group")]
+    Group(#[source] io::Error),
     /// its configuration did not reach it
     #[error("cannot configure the sandbox's monitor")]
     Configure(#[source] ChannelError),
@@ -96,7 +99,7 @@ pub struct Monitor {
     words: Option<OwnedFd>,
     end: Option<End>,
     /// Dropped last, when nothing is in it any more.
-    _group: Option<Group>,
+    group: Option<Group>,
 }
 
 impl Monitor {
@@ -113,11 +116,16 @@ impl Monitor {
             flags |= libc::CLONE_NEWUSER;
         }
         let pid = Exec::new(id, theirs, stderr, console)
-            .and_then(|exec| exec.start(&Birth { flags, cgroup: group.as_ref().map(AsFd::as_fd) }))
+            .and_then(|exec| {
+                exec.start(&Birth { flags, cgroup: group.as_ref().and_then(Group::birthplace) })
+            })
             .map_err(|e| {
                 if unprivileged { SpawnError::UserNamespace(e) } else { SpawnError::Process(e) }
             })?;
-        let monitor = Self { pid, control, words: Some(words), end: None, _group: group };
+        let monitor = Self { pid, control, words: Some(words), end: None, group };
+        if let Some(group) = &monitor.group {
+            group.admit(monitor.pid()).map_err(SpawnError::Group)?;
+        }
         let mut namespace = None;
         if let Some(wanted) = &mut config.jail {
             if unprivileged {

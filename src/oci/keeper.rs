@@ -343,7 +343,7 @@ fn begin_with(
             (None, Some(wake(name.unwrap_or("ampoule"))?))
         }
     };
-    let ends = Ends::Own { stdin: true };
+    let ends = Ends::own(true);
     let create = request(job, translated, &ends);
     let starting = container::start(&vsock, create, wake, Then::Wait)
         .map_err(|error| machine.guest.or_its_death(error))?;
@@ -461,7 +461,7 @@ fn further(job: ExecJob, channel: &Channel, signals: &Signals) -> u8 {
 /// Starts a further process with this process's standard streams.
 pub fn run_further(vsock: &Path, mut process: Process) -> Result<Running, OciError> {
     console::size_as_own(&mut process);
-    let ends = Ends::Own { stdin: true };
+    let ends = Ends::own(true);
     let name = container::fresh_name("exec")?;
     let stdio = Streams::names(&name, &ends, process.terminal().unwrap_or(false));
     let request = Exec {

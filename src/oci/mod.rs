@@ -32,7 +32,7 @@ mod log;
 pub(crate) mod network;
 mod pause;
 mod processors;
-mod ps;
+pub(crate) mod ps;
 mod record;
 mod resume;
 mod run;

@@ -51,7 +51,7 @@ fn processes(record: &Record, table: bool) -> Result<(Vec<i32>, Vec<ProcessRow>)
 
 /// A column of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Column {
+pub(crate) enum Column {
     User,
     Pid,
     Parent,
@@ -97,7 +97,7 @@ const FULL: [(Column, &str); 8] = [
 ];
 
 /// The columns that options of ps ask for. All processes are listed in any case.
-fn columns(options: &[String]) -> Result<Vec<(Column, &'static str)>, String> {
+pub(crate) fn columns(options: &[String]) -> Result<Vec<(Column, &'static str)>, String> {
     let mut columns = Vec::new();
     let mut options = options.iter();
     while let Some(option) = options.next() {
@@ -128,7 +128,7 @@ fn columns(options: &[String]) -> Result<Vec<(Column, &'static str)>, String> {
 }
 
 /// The table. Whatever a guest tells is a line of text, no more.
-fn text(
+pub(crate) fn text(
     columns: &[(Column, &str)],
     pids: &[i32],
     rows: &[ProcessRow],

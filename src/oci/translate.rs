@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::fs::FileType;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use ampoule_protocol::SHARES;
 use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxResources, Mount, Process, Spec};
 
+use crate::sandbox::limits::listed;
+use crate::sandbox::mounts::other_end;
 use crate::sandbox::{SHARE, Shape};
 use crate::vmm::config::Share;
 
@@ -25,13 +26,6 @@ pub const CPUS_ANNOTATION: &str = "io.ampoule.vcpus";
 
 /// Period of a CPU quota that names none, in microseconds.
 pub const DEFAULT_PERIOD: u64 = 100_000;
-
-/// Devices that every guest has, under the same numbers as the host.
-const GUEST_DEVICES: [&str; 6] =
-    ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
-
-/// Most processors that a list may name, those that it names twice included.
-const MAX_LISTED: usize = 4096;
 
 /// Why a container cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -240,16 +234,7 @@ fn host_source(
         path: path.clone(),
         source,
     })?;
-    let other_end = if kind.is_socket() {
-        "is a socket, behind which there is nobody in a guest"
-    } else if kind.is_fifo() {
-        "is a named pipe, whose other end would not be in the guest"
-    } else if kind.is_block_device() {
-        "is a disk of the host"
-    } else if kind.is_char_device() && !GUEST_DEVICES.iter().any(|device| path == Path::new(device))
-    {
-        "is a device of the host"
-    } else {
+    let Some(other_end) = other_end(&path, kind) else {
         return Ok(Some(Share { path, read_only: has(&["ro", "rro"]) }));
     };
     let reason = format!("{} {other_end}", path.display());
@@ -315,24 +300,6 @@ fn annotation<T: std::str::FromStr>(spec: &Spec, name: &str) -> Result<Option<T>
         field: format!("annotations: {name}"),
         reason: "it is no number, or too large a one".into(),
     })
-}
-
-/// The processors of a list such as `0-3,8`.
-fn listed(list: &str) -> Option<Vec<usize>> {
-    let mut all = Vec::new();
-    for part in list.trim().split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) =
-            (first.trim().parse::<usize>().ok()?, last.trim().parse::<usize>().ok()?);
-        // Before they are held: a list has as many parts as fit into its file.
-        if last < first || last - first >= MAX_LISTED - all.len() {
-            return None;
-        }
-        all.extend(first..=last);
-    }
-    all.sort_unstable();
-    all.dedup();
-    Some(all)
 }
 
 /// What names things of the host means others in the guest, or nothing.

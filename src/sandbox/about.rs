@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn what_is_told_is_read_and_what_another_has_written_is_not() {
         let place = tempfile::tempdir().unwrap();
-        let folder = Folder { path: place.path().to_owned() };
+        let folder = Folder { path: place.path().to_owned(), record: place.path().to_owned() };
         assert_eq!(About::read(&folder), None);
         let told = Told::new(folder.clone(), About::new(By::Shim, "id", 7));
         let container = Contained { id: "c".into(), name: "web".into(), guest: "c0".into() };

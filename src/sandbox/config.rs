@@ -7,13 +7,18 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
+use super::layer;
 use crate::image::registry::Registries;
 use crate::vmm::config::{MAX_MEMORY_MIB, MAX_VCPUS};
 
 /// Where it is.
 const PATH: &str = "/etc/ampoule/config.toml";
+
+/// A file with every key and its default.
+pub const DEFAULT_CONFIG: &str = include_str!("../../deploy/config.toml");
 
 /// The environment variable that names another one.
 const VARIABLE: &str = "AMPOULE_CONFIG";
@@ -66,8 +71,45 @@ pub enum ConfigError {
 pub struct Config {
     /// Sandboxes of pods.
     pub pod: PodConfig,
+    /// What containers write.
+    pub storage: StorageConfig,
     /// Registries of images, by their names.
     pub registry: Registries,
+}
+
+/// What containers write to their root file systems.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageConfig {
+    /// Where it goes, of containers that are not removed at their end.
+    pub layer: Layer,
+    /// How large a disk for it is, in bytes.
+    #[serde(deserialize_with = "size")]
+    pub layer_size: u64,
+}
+
+/// Where it goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layer {
+    /// To a disk of the container's own, which lasts as long as it does.
+    #[default]
+    Disk,
+    /// To the guest's memory.
+    Tmpfs,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self { layer: Layer::default(), layer_size: 10 << 30 }
+    }
+}
+
+/// A size in docker's words, such as `10g`.
+fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let text = String::deserialize(from)?;
+    let bytes = parse_size::Config::new().with_binary().parse_size(&text);
+    bytes.map_err(|error| D::Error::custom(format!("{text:?} is no size: {error}")))
 }
 
 /// Sandboxes of pods.
@@ -126,6 +168,11 @@ fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     if !(LEAST_MEMORY..=MAX_MEMORY_MIB).contains(&config.pod.memory_mib) {
         return out_of("pod.memory_mib", LEAST_MEMORY, MAX_MEMORY_MIB);
     }
+    if !layer::SIZES.contains(&config.storage.layer_size) {
+        let reason = "it is to be 32m to 1t".to_owned();
+        let key = "storage.layer_size";
+        return Err(ConfigError::Value { path: path.to_owned(), key, reason });
+    }
     Ok(config)
 }
 
@@ -142,6 +189,17 @@ mod tests {
         assert_eq!(parsed("").unwrap(), Config::default());
         let config = parsed("[pod]\nvcpus = 4\n").unwrap();
         assert_eq!((config.pod.vcpus, config.pod.memory_mib), (4, 1024));
+        let config = parsed("[storage]\nlayer = \"tmpfs\"\nlayer_size = \"64m\"\n").unwrap();
+        assert_eq!((config.storage.layer, config.storage.layer_size), (Layer::Tmpfs, 64 << 20));
+    }
+
+    #[test]
+    fn the_file_with_every_default_has_them_all() {
+        assert_eq!(parsed(DEFAULT_CONFIG).unwrap(), Config::default());
+        let keys: toml::Table = DEFAULT_CONFIG.parse().unwrap();
+        // As many as there are: a new one is to be added there.
+        assert_eq!(keys["storage"].as_table().unwrap().len(), 2);
+        assert_eq!(keys["pod"].as_table().unwrap().len(), 2);
     }
 
     #[test]
@@ -151,6 +209,8 @@ mod tests {
         assert!(told("[sandboxes]\n").contains("sandboxes"));
         assert!(told("[pod]\nvcpus = 0\n").contains("pod.vcpus"));
         assert!(told("[pod]\nmemory_mib = 1\n").contains("pod.memory_mib"));
+        assert!(told("[storage]\nlayer_size = \"1k\"\n").contains("storage.layer_size"));
+        assert!(told("[storage]\nlayer = \"paper\"\n").contains("paper"));
         assert!(told("[pod\n").contains("config.toml"));
     }
 }

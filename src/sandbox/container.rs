@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use oci_spec::runtime::Spec;
 
 use super::error::SandboxError;
-use super::launch::IMAGE_DISK;
+use super::launch::{IMAGE_DISK, LAYER_DISK};
 use super::signals::{Patience, Signals};
 use super::spec::ContainerSpec;
 use super::streams::{Ends, Streams};
@@ -65,7 +65,7 @@ pub enum Then {
 }
 
 /// The request for a container on an image's disk.
-pub fn on_image(made: ContainerSpec, ends: &Ends) -> Create {
+pub fn on_image(made: ContainerSpec, layer: bool, ends: &Ends) -> Create {
     let stdio = Streams::names(INIT, ends, has_terminal(&made.spec));
     let source = RootfsSource::Block {
         serial: IMAGE_DISK.into(),
@@ -73,7 +73,11 @@ pub fn on_image(made: ContainerSpec, ends: &Ends) -> Create {
         sectors: None,
         options: Vec::new(),
     };
-    create(made, source, stdio)
+    let mut create = create(made, source, stdio);
+    if layer {
+        create.rootfs.writable = WritableLayer::Disk { serial: LAYER_DISK.into() };
+    }
+    create
 }
 
 fn has_terminal(spec: &Spec) -> bool {
@@ -118,9 +122,17 @@ fn create(made: ContainerSpec, source: RootfsSource, stdio: Stdio) -> Create {
         rootfs: Rootfs { source, writable: WritableLayer::Tmpfs { size: None } },
         block_devices: Vec::new(),
         identity: HookState::default(),
-        user: made.user.map(|user| UserName { user }),
+        user: user_name(made.user, made.groups),
         stdio,
     }
+}
+
+/// Groups have names in the image, too.
+fn user_name(user: Option<String>, groups: Vec<String>) -> Option<UserName> {
+    if user.is_none() && groups.is_empty() {
+        return None;
+    }
+    Some(UserName { user: user.unwrap_or_default(), groups })
 }
 
 /// Asks the guest of a fork for the process that came along in it.
@@ -195,6 +207,18 @@ impl AsFd for Starting {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.opening.as_fd()
     }
+}
+
+/// The container's first process, whose streams somebody else keeps and carries to these.
+pub fn attached(
+    vsock: &Path,
+    has_terminal: bool,
+    streams: Streams,
+) -> Result<Running, SandboxError> {
+    let id = ProcessId::init(CONTAINER);
+    let mut wait = Client::open(vsock, EXCHANGE_TIME)?;
+    wait.send(&Request::Wait(id.clone()))?;
+    Ok(Running { id, has_terminal, vsock: vsock.to_owned(), wait, side: None, streams })
 }
 
 /// Starts a further process in the container.

@@ -1,19 +1,21 @@
 //! A keeper in a process of its own: how `ampoule run -d` hands a container over and returns.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::SandboxError;
 use super::fork::{Fork, Frozen};
-use super::keeper;
+use super::keeper::{self, Source, Wanted};
 use super::log::Log;
 use super::options::Options;
+use super::outlet::Outlet;
 use super::places::Places;
+use super::registry::Kept;
 use super::streams::Ends;
 use crate::clock::now_us;
 use crate::monitor::channel::{Channel, ChannelError};
@@ -32,12 +34,14 @@ struct Job {
 enum What {
     /// A new container.
     Run(Box<Options>),
+    /// A container that nobody keeps.
+    Start(String),
     /// A clone; the guest's state and memory come as descriptors.
-    Fork(Fork),
+    Fork(Box<Fork>),
 }
 
-/// Descriptors that come with a fork: its guest's state and memory.
-const GUEST_FILES: usize = 2;
+/// Descriptors that come with a fork: its guest's state and memory, and its disk where there is one.
+const GUEST_FILES: usize = 3;
 
 /// What it tells the command that started it; once.
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,10 +82,16 @@ pub fn start(places: &Places, options: &Options) -> Result<String, DetachError> 
     hand_over(places, What::Run(Box::new(options.clone())), &[])
 }
 
+/// Starts a keeper for the container with this id, that nobody keeps, and waits until its program runs.
+pub fn restart(places: &Places, id: &str) -> Result<(), DetachError> {
+    hand_over(places, What::Start(id.to_owned()), &[]).map(drop)
+}
+
 /// Starts a keeper for this fork and waits until it runs: its id.
 pub fn fork(places: &Places, fork: &Fork, frozen: &Frozen) -> Result<String, DetachError> {
-    let guest = [frozen.state.as_fd(), frozen.memory.as_fd()];
-    hand_over(places, What::Fork(fork.clone()), &guest)
+    let mut guest = vec![frozen.state.as_fd(), frozen.memory.as_fd()];
+    guest.extend(frozen.layer.as_ref().map(AsFd::as_fd));
+    hand_over(places, What::Fork(Box::new(fork.clone())), &guest)
 }
 
 fn hand_over(
@@ -122,30 +132,39 @@ pub fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         .receive_with(GUEST_FILES)?
         .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
     let run = || -> Result<(), SandboxError> {
-        let ends = |state: &super::State| {
-            let log = Log::create(&job.places.log(&state.id))
-                .map_err(SandboxError::host("cannot create the container's log"))?;
-            Ok(Ends::Log(Arc::new(log)))
+        let ends = |kept: &Kept, options: &Options| {
+            let log = Log::open(&kept.folder.log(), options.log)
+                .map_err(SandboxError::host("cannot open the container's log"))?;
+            Ok(Ends::Kept(Outlet::new(Some(log), options.interactive)))
         };
         let started = |state: &super::State| {
-            // The command may have been killed meanwhile; the container runs all the same.
+            // The command may have been killed meanwhile, or have gone long ago; the container runs all
+            // the same.
             let _ = channel.send(&Answer::Started { id: state.id.clone() });
         };
         let places = &job.places;
-        match &job.what {
+        let job_of = |wanted| keeper::Job { places, wanted, command_us, timings: false };
+        match job.what {
             What::Run(options) => {
                 let image = options.open_image(places)?;
-                let kept =
-                    keeper::Job { places, image: &image, options, command_us, timings: false };
-                keeper::run(&kept, ends, started).map(drop)
+                let job = job_of(Wanted::new(&image, *options)?);
+                keeper::run(job, Source::Image(&image), ends, started).map(drop)
+            }
+            What::Start(id) => {
+                let wanted = Wanted::again(places, &id)?;
+                let image = wanted.open_image(places)?;
+                keeper::run(job_of(wanted), Source::Image(&image), ends, started).map(drop)
             }
             What::Fork(fork) => {
-                let [state, memory]: [OwnedFd; GUEST_FILES] =
-                    descriptors.try_into().map_err(|rest: Vec<_>| {
-                        SandboxError::from(ChannelError::Descriptors(rest.len()))
-                    })?;
-                let frozen = Frozen { state: state.into(), memory: memory.into() };
-                keeper::fork(places, fork, frozen, ends, started).map(drop)
+                let mut files = descriptors.into_iter().map(File::from);
+                let (Some(state), Some(memory), layer) = (files.next(), files.next(), files.next())
+                else {
+                    return Err(ChannelError::Descriptors(0).into());
+                };
+                let frozen = Frozen { state, memory, layer };
+                let options = Box::new(fork.options.clone());
+                let wanted = Wanted::New { image: fork.image.clone(), options };
+                keeper::run(job_of(wanted), Source::Fork(&fork, frozen), ends, started).map(drop)
             }
         }
     };

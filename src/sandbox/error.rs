@@ -5,8 +5,13 @@ use std::io;
 use ampoule_protocol::message::ErrorKind;
 use nix::sys::signal::Signal;
 
+use super::config::ConfigError;
 use super::detach::DetachError;
 use super::guest::GuestFilesError;
+use super::layer::LayerError;
+use super::limits::LimitError;
+use super::mounts::MountError;
+use super::record::RecordError;
 use super::registry::RegistryError;
 use super::shares::SharedTreeError;
 use super::spec::SpecError;
@@ -44,6 +49,14 @@ pub enum SandboxError {
     Streams(#[from] StreamError),
     #[error(transparent)]
     Shares(#[from] SharedTreeError),
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The monitor could not make the machine; its own words.
     #[error("cannot start the sandbox: {0}")]
     Machine(String),
@@ -55,6 +68,9 @@ pub enum SandboxError {
     /// The monitor does not do what it was asked; its own words.
     #[error("the sandbox's monitor refuses: {0}")]
     Refused(String),
+    /// A container's keeper does not do what it was asked; its own words.
+    #[error("{0}")]
+    KeeperRefused(String),
     /// An interface that was joined.
     #[error("the guest cannot be given interface {name}")]
     Interface {
@@ -83,8 +99,16 @@ pub enum SandboxError {
     Interrupted(Signal),
     #[error("container {name} is not running (it is {})", words(.status))]
     NotRunning { name: String, status: Status },
+    #[error("container {name} cannot be forked: {reason}")]
+    NotForked { name: String, reason: &'static str },
     #[error("container {0} is running: stop it first, or remove it with --force")]
     Running(String),
+    #[error("container {0} is paused: unpause it first")]
+    Paused(String),
+    #[error("container {0} is not paused")]
+    NotPaused(String),
+    #[error("a fork of a container cannot be started again by its keeper")]
+    ForkEnded,
     #[error("container {0} does not end: its keeper (pid {1}) is still there")]
     DoesNotEnd(String, i32),
     #[error("{what}")]
@@ -95,6 +119,12 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
+}
+
+impl From<RecordError> for SandboxError {
+    fn from(error: RecordError) -> Self {
+        Self::Registry(error.into())
+    }
 }
 
 impl SandboxError {
@@ -121,8 +151,10 @@ impl SandboxError {
 
 fn words(status: &Status) -> &'static str {
     match status {
-        Status::Created => "being started",
+        Status::Created => "not started yet",
         Status::Running => "running",
+        Status::Paused => "paused",
+        Status::Restarting => "about to be started again",
         Status::Exited => "exited",
     }
 }

@@ -15,7 +15,7 @@ use super::streams::{Ends, Streams};
 use crate::terminal::{self, RawTerminal};
 
 /// Exit code of a process that was killed.
-const KILLED: u8 = 128 + 9;
+pub(super) const KILLED: u8 = 128 + 9;
 
 /// What a user asks of a further process, in the words of `docker exec`.
 #[derive(Debug, Clone, Default)]
@@ -47,7 +47,7 @@ pub fn run(registry: &Registry, wanted: &str, options: ExecOptions) -> Result<u8
         });
     }
     let vsock = entry.folder.vsock();
-    let ends = Ends::Own { stdin: options.interactive };
+    let ends = Ends::own(options.interactive);
     let (interactive, detach) = (options.interactive, options.detach);
     let request = request(options, &ends)?;
     let terminal = request.spec.terminal().unwrap_or(false);
@@ -68,7 +68,7 @@ pub fn run(registry: &Registry, wanted: &str, options: ExecOptions) -> Result<u8
     code
 }
 
-fn request(options: ExecOptions, ends: &Ends) -> Result<Exec, SandboxError> {
+pub(super) fn request(options: ExecOptions, ends: &Ends) -> Result<Exec, SandboxError> {
     let process = fresh_name("exec")?;
     // Nobody would read or type on a terminal of a process that is not waited for.
     let with_terminal = options.terminal && !options.detach;
@@ -83,7 +83,7 @@ fn request(options: ExecOptions, ends: &Ends) -> Result<Exec, SandboxError> {
         container: CONTAINER.to_owned(),
         process,
         spec: Box::new(spec),
-        user: options.user.map(|user| UserName { user }),
+        user: options.user.map(|user| UserName { user, groups: Vec::new() }),
         inherit: true,
         stdio,
     })

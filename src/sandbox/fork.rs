@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::detach;
 use super::error::SandboxError;
+use super::layer;
+use super::mounts::MountPoint;
+use super::options::Options;
 use super::places::Places;
 use super::registry::{Entry, Registry};
 use super::state::Status;
@@ -32,18 +35,14 @@ const SNAPSHOT_TIME: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fork {
-    /// Image of the sandbox that it is forked from.
+    /// Id of the image of the container that it is forked from.
     pub image: String,
     /// File that holds the image's file system.
     pub rootfs: PathBuf,
     /// Program and arguments of its container.
     pub command: Vec<String>,
-    /// Its own name; a random one by default.
-    pub name: Option<String>,
-    /// Its container's first process has a terminal.
-    pub terminal: bool,
-    /// Its record goes when its container ends.
-    pub remove: bool,
+    /// What was asked of the container; with a name of its own.
+    pub options: Options,
 }
 
 /// A guest that was written down.
@@ -53,6 +52,8 @@ pub struct Frozen {
     pub state: File,
     /// The memory.
     pub memory: File,
+    /// The disk with what its container has written, where there is one.
+    pub layer: Option<File>,
 }
 
 impl Frozen {
@@ -76,15 +77,21 @@ pub fn fork(
         let (name, status) = (entry.state.name, entry.state.status);
         return Err(SandboxError::NotRunning { name, status });
     }
-    let frozen = freeze(&entry)?;
+    if entry.state.mounts.iter().any(MountPoint::is_shared) {
+        return Err(SandboxError::NotForked {
+            name: entry.state.name,
+            reason: "it has directories of the host mounted, and what its kernel knows of their files \
+                     is that of one guest",
+        });
+    }
+    let record = entry.record()?;
+    let frozen = freeze(places, &entry)?;
     for name in names {
         let fork = Fork {
-            image: entry.state.image.clone(),
+            image: record.image.clone(),
             rootfs: entry.state.rootfs.clone(),
             command: entry.state.command.clone(),
-            name: name.clone(),
-            terminal: entry.state.terminal,
-            remove: entry.state.remove,
+            options: Options { name: name.clone(), ..record.options.clone() },
         };
         made(&detach::fork(places, &fork, &frozen).map_err(Box::new)?);
     }
@@ -92,29 +99,40 @@ pub fn fork(
 }
 
 /// Writes the guest down while it stands still for a moment.
-fn freeze(entry: &Entry) -> Result<Frozen, SandboxError> {
-    let frozen = Frozen { state: unnamed("state")?, memory: unnamed("memory")? };
+fn freeze(places: &Places, entry: &Entry) -> Result<Frozen, SandboxError> {
+    let layer = entry.state.layer.then(|| layer::unnamed(places, &entry.state.id)).transpose()?;
+    let frozen = Frozen { state: unnamed("state")?, memory: unnamed("memory")?, layer };
     let mut agent = Client::open(&entry.folder.vsock(), EXCHANGE_TIME)?;
     // In the forks, all connections to the host break: their processes are not to notice.
     agent.call(&Request::Hold)?;
-    let saved = save(entry, &frozen);
+    let saved = save(places, entry, &frozen);
     let released = agent.call(&Request::Release);
     saved?;
     released?;
     Ok(frozen)
 }
 
-fn save(entry: &Entry, frozen: &Frozen) -> Result<(), SandboxError> {
+fn save(places: &Places, entry: &Entry, frozen: &Frozen) -> Result<(), SandboxError> {
     let unreachable = SandboxError::host("cannot reach the sandbox's monitor");
     let monitor = Channel::connect(&entry.folder.control()).map_err(&unreachable)?;
     monitor.set_patience(SNAPSHOT_TIME).map_err(&unreachable)?;
-    let request = MonitorRequest::Snapshot { checksum: false };
-    monitor.send_with(&request, &[frozen.state.as_fd(), frozen.memory.as_fd()])?;
-    match monitor.receive()? {
-        Some(MonitorEvent::Done) => Ok(()),
-        Some(MonitorEvent::Refused { message }) => Err(SandboxError::Refused(message)),
-        _ => Err(unreachable(io::ErrorKind::UnexpectedEof.into())),
-    }
+    let ask = |request, descriptors: &[BorrowedFd<'_>]| {
+        monitor.send_with(&request, descriptors)?;
+        match monitor.receive()? {
+            Some(MonitorEvent::Done) => Ok(()),
+            Some(MonitorEvent::Refused { message }) => Err(SandboxError::Refused(message)),
+            _ => Err(unreachable(io::ErrorKind::UnexpectedEof.into())),
+        }
+    };
+    let snapshot = MonitorRequest::Snapshot { checksum: false };
+    let files = [frozen.state.as_fd(), frozen.memory.as_fd()];
+    let Some(layer) = &frozen.layer else { return ask(snapshot, &files) };
+    // Nothing is written between the memory and the disk that belongs to it.
+    ask(MonitorRequest::Pause, &[])?;
+    let saved =
+        ask(snapshot, &files).and_then(|()| Ok(layer::copy_to(places, &entry.state.id, layer)?));
+    let resumed = ask(MonitorRequest::Resume, &[]);
+    saved.and(resumed)
 }
 
 fn unnamed(name: &str) -> Result<File, SandboxError> {

@@ -9,9 +9,12 @@ use ampoule_protocol::message::{NetworkNamespace, Request};
 use super::error::SandboxError;
 use super::fork::{Fork, Frozen};
 use super::guest::GuestFiles;
+use super::layer::Layers;
+use super::limits::on_processors;
 use super::monitored::Monitored;
-use super::options::Options;
+use super::mounts::Mounted;
 use super::places::Places;
+use super::record::Record;
 use super::registry::{Kept, Registry};
 use super::shape::Shape;
 use super::spec;
@@ -22,7 +25,7 @@ use crate::agent::{Client, EXCHANGE_TIME, ReadyListener};
 use crate::clock::now_us;
 use crate::image::Image;
 use crate::monitor::control::{MonitorRequest, Start, TouchedPages};
-use crate::monitor::group::Size;
+use crate::monitor::group;
 use crate::network::Interface;
 use crate::vmm::config::{DiskConfig, Export, FsConfig, VsockConfig};
 use crate::vmm::host::Opened;
@@ -30,6 +33,9 @@ use crate::vmm::snapshot::state::Plugs;
 
 /// Serial number of the disk that holds the image.
 pub const IMAGE_DISK: &str = "image";
+
+/// Serial number of the disk that holds what the container writes.
+pub const LAYER_DISK: &str = "layer";
 
 /// Tag of the file system that holds what a container sees of the host's directories.
 pub const SHARE: &str = "host";
@@ -48,6 +54,8 @@ pub struct Backing {
     pub top: Option<Arc<OwnedFd>>,
     /// The monitor is in this process's control group, and has none of its own.
     pub callers_group: bool,
+    /// Where the monitor's own is to be, if somebody has said that.
+    pub group_parent: Option<PathBuf>,
 }
 
 impl Backing {
@@ -66,6 +74,8 @@ pub struct Machine {
     registry: Registry,
     /// `None` once it is cleared away.
     kept: Option<Kept>,
+    /// Its folder goes with it. A container's is its keeper's to clear away.
+    clears: bool,
     /// Its guest.
     pub guest: Monitored,
 }
@@ -77,6 +87,8 @@ pub struct Sandbox {
     pub machine: Machine,
     /// What other commands read of it.
     pub state: State,
+    /// What its container has mounted.
+    pub mounted: Mounted,
 }
 
 /// How a sandbox came to life.
@@ -98,23 +110,22 @@ impl Machine {
     ) -> Result<(Self, Launched), SandboxError> {
         let registry = Registry::new(places);
         let kept = registry.create_unnamed()?;
-        Self::keep(registry, kept, |kept| start(kept, shape, backing, template))
-    }
-
-    /// A machine of what `start` starts; on failure its folder goes.
-    fn keep<T>(
-        registry: Registry,
-        kept: Kept,
-        start: impl FnOnce(&Kept) -> Result<(Monitored, T), SandboxError>,
-    ) -> Result<(Self, T), SandboxError> {
-        match start(&kept) {
-            Ok((guest, launched)) => Ok((Self { registry, kept: Some(kept), guest }, launched)),
+        match start(&kept, shape, backing, template) {
+            Ok((guest, launched)) => {
+                Ok((Self { registry, kept: Some(kept), clears: true, guest }, launched))
+            }
             Err(error) => {
                 // The first error is the one to tell.
                 let _ = registry.remove(kept);
                 Err(error)
             }
         }
+    }
+
+    /// That of a container, whose folders stay.
+    fn of_container(places: &Places, kept: &Kept, guest: Monitored) -> Self {
+        let registry = Registry::new(places);
+        Self { registry, kept: Some(kept.clone()), clears: false, guest }
     }
 
     /// The sandbox's folder.
@@ -161,8 +172,8 @@ impl Machine {
 
     fn clear_away(&mut self) -> Result<(), SandboxError> {
         match self.kept.take() {
-            Some(kept) => Ok(self.registry.remove(kept)?),
-            None => Ok(()),
+            Some(kept) if self.clears => Ok(self.registry.remove(kept)?),
+            _ => Ok(()),
         }
     }
 }
@@ -185,61 +196,81 @@ impl Drop for Machine {
 }
 
 impl Sandbox {
-    /// Makes the folder and starts the monitor; the guest runs from here on.
+    /// Starts the monitor of a container whose keeper this process is; the guest runs from here on.
     pub fn launch(
         places: &Places,
+        container: &Container<'_>,
         image: &Image,
-        options: &Options,
         template: Option<&Template>,
     ) -> Result<(Self, Launched), SandboxError> {
+        let options = &container.record.options;
         let command = spec::command(&image.config, options)?;
-        let registry = Registry::new(places);
-        let kept = registry.create(options.name.as_deref())?;
-        let backing = Backing { disks: vec![disk(&image.rootfs)], ..Backing::default() };
-        let (machine, launched) =
-            Machine::keep(registry, kept, |kept| start(kept, &options.shape(), backing, template))?;
-        let known = Known {
-            image: options.image.clone(),
-            rootfs: image.rootfs.clone(),
-            command,
-            terminal: options.terminal,
-            remove: options.remove,
-        };
-        Ok((Self::write(machine, known)?, launched))
+        let mounted = Mounted::prepare(places, &options.mounts)?;
+        let kept = container.kept;
+        let mut disks = vec![disk(&image.rootfs)];
+        if let Some(size) = options.layer_size {
+            disks.push(layer_disk(Layers::new(places).of(&kept.id, size)?));
+        }
+        let export = (!mounted.shares.is_empty()).then(|| Export::Tree(mounted.shares.clone()));
+        let group_parent = options.cgroup_parent.clone();
+        let backing = Backing { disks, export, group_parent, ..Backing::default() };
+        let start = || start(kept, &options.shape(), backing, template);
+        let (guest, launched) = on_processors(&options.limits.cpuset, start)??;
+        let machine = Machine::of_container(places, kept, guest);
+        let from = From { rootfs: image.rootfs.clone(), command, mounted };
+        Ok((Self::write(machine, container, from)?, launched))
     }
 
-    /// Makes the folder of a fork and restores its guest, which is to be woken.
-    pub fn fork(places: &Places, fork: &Fork, frozen: &Frozen) -> Result<Self, SandboxError> {
-        let registry = Registry::new(places);
-        let kept = registry.create(fork.name.as_deref())?;
+    /// Restores the guest of a fork, which is to be woken.
+    pub fn fork(
+        places: &Places,
+        container: &Container<'_>,
+        fork: &Fork,
+        frozen: &Frozen,
+    ) -> Result<Self, SandboxError> {
         let snapshot = [frozen.state.as_fd(), frozen.memory.as_fd()];
-        let (machine, ()) = Machine::keep(registry, kept, |kept| {
-            // Named here, and not by what the guest was written down with: nothing of that is looked at
-            // before the monitor has given up all rights.
-            let backing = Backing { disks: vec![disk(&fork.rootfs)], ..Backing::default() };
-            let size = Some(frozen.size());
-            Ok((resume(kept, size, backing, &snapshot, TouchedPages::Ignored)?, ()))
-        })?;
-        let known = Known {
-            image: fork.image.clone(),
-            rootfs: fork.rootfs.clone(),
-            command: fork.command.clone(),
-            terminal: fork.terminal,
-            remove: fork.remove,
-        };
-        Self::write(machine, known)
+        // Named here, and not by what the guest was written down with: nothing of that is looked at
+        // before the monitor has given up all rights.
+        let mut disks = vec![disk(&fork.rootfs)];
+        if let Some(layer) = &frozen.layer {
+            disks.push(layer_disk(Layers::new(places).copy(layer, &container.kept.id)?));
+        }
+        let backing = Backing { disks, ..Backing::default() };
+        let group = Some(frozen.size().into());
+        let guest = resume(container.kept, group, backing, &snapshot, TouchedPages::Ignored)?;
+        let machine = Machine::of_container(places, container.kept, guest);
+        let (rootfs, command) = (fork.rootfs.clone(), fork.command.clone());
+        Self::write(machine, container, From { rootfs, command, mounted: Mounted::default() })
     }
 
     /// With its first state, which is written while the guest starts.
-    fn write(machine: Machine, known: Known) -> Result<Self, SandboxError> {
-        let (id, name) =
-            machine.kept().map(|kept| (kept.id.clone(), kept.name.clone())).unwrap_or_default();
-        let mut state = State::new(id, name, known.image, known.command);
-        state.rootfs = known.rootfs;
-        state.terminal = known.terminal;
-        state.remove = known.remove;
+    fn write(
+        machine: Machine,
+        container: &Container<'_>,
+        from: From,
+    ) -> Result<Self, SandboxError> {
+        let Container { kept, record, before } = container;
+        let From { rootfs, command, mounted } = from;
+        let options = &record.options;
+        let (id, name) = (kept.id.clone(), kept.name.clone());
+        let mut state = State::new(id, name, options.image.clone(), command);
+        state.created = record.created;
+        state.rootfs = rootfs;
+        state.terminal = options.terminal;
+        state.remove = options.remove;
+        state.mounts = options.mounts.clone();
+        state.layer = options.layer_size.is_some();
+        if let Some(before) = before {
+            state.restarts = before.restarts;
+            // How it last ended stays known to those who wait for it.
+            state.exit_code = before.exit_code;
+        }
+        state.keeper = Some(nix::unistd::getpid().as_raw());
         state.monitor = Some(machine.guest.pid());
-        let sandbox = Self { machine, state };
+        let sandbox = Self { machine, state, mounted };
+        if kept.fresh && before.is_none() {
+            kept.write_record(record)?;
+        }
         sandbox.write_state()?;
         Ok(sandbox)
     }
@@ -257,29 +288,33 @@ impl Sandbox {
         Ok(self.state.write(&kept.folder.state())?)
     }
 
-    /// Ends the machine and leaves the container's record, or nothing.
-    pub fn end(mut self, keep_record: bool) -> Result<Timings, SandboxError> {
+    /// Ends the machine; what is left of the container is its keeper's.
+    pub fn end(mut self) -> Result<(State, Timings), SandboxError> {
         self.machine.guest.end()?;
-        if keep_record {
-            self.write_state()?;
-            if let Some(kept) = self.machine.kept.take() {
-                kept.folder.remove_sockets();
-            }
-        } else {
-            self.machine.clear_away()?;
+        if let Some(kept) = self.machine.kept.take() {
+            kept.folder.remove_guest_sockets();
         }
         self.machine.guest.timings.cleared_us = now_us();
-        Ok(self.machine.guest.timings)
+        Ok((self.state, std::mem::take(&mut self.machine.guest.timings)))
     }
 }
 
-/// What is known of a container from its start on.
-struct Known {
-    image: String,
+/// What a container is begun with.
+struct From {
     rootfs: PathBuf,
     command: Vec<String>,
-    terminal: bool,
-    remove: bool,
+    mounted: Mounted,
+}
+
+/// A container that this process keeps.
+#[derive(Debug)]
+pub struct Container<'a> {
+    /// Its folders.
+    pub kept: &'a Kept,
+    /// What it is.
+    pub record: &'a Record,
+    /// How it was before, where it is started again.
+    pub before: Option<&'a State>,
 }
 
 impl AsFd for Sandbox {
@@ -296,7 +331,8 @@ pub fn start(
     backing: Backing,
     template: Option<&Template>,
 ) -> Result<(Monitored, Launched), SandboxError> {
-    let size = (!backing.callers_group).then(|| shape.size());
+    let group = (!backing.callers_group)
+        .then(|| group::Wanted { size: shape.size(), parent: backing.group_parent.clone() });
     match template {
         Some(template) => {
             let mut snapshot = vec![template.state.as_fd(), template.memory.as_fd()];
@@ -305,15 +341,15 @@ pub fn start(
                 Some(_) => TouchedPages::Known,
                 None => TouchedPages::Watched,
             };
-            Ok((resume(kept, size, backing, &snapshot, touched)?, Launched::Warm))
+            Ok((resume(kept, group, backing, &snapshot, touched)?, Launched::Warm))
         }
-        None => boot(kept, size, shape, backing),
+        None => boot(kept, group, shape, backing),
     }
 }
 
 fn boot(
     kept: &Kept,
-    size: Option<Size>,
+    group: Option<group::Wanted>,
     shape: &Shape,
     backing: Backing,
 ) -> Result<(Monitored, Launched), SandboxError> {
@@ -330,14 +366,14 @@ fn boot(
         *slot = disk;
     }
     let start = Start::Boot(machine);
-    let guest = Monitored::start(&kept.id, size, start, &vsock, &kept.folder.control(), &[])?;
+    let guest = Monitored::start(&kept.id, group, start, &vsock, &kept.folder.control(), &[])?;
     Ok((guest, Launched::Cold(listener)))
 }
 
 /// A guest that goes on from a snapshot (its state and memory, and what it touches, if that is known).
 fn resume(
     kept: &Kept,
-    size: Option<Size>,
+    group: Option<group::Wanted>,
     backing: Backing,
     snapshot: &[BorrowedFd<'_>],
     touched: TouchedPages,
@@ -356,9 +392,18 @@ fn resume(
     };
     let start = Start::Restore(plugs, touched);
     let control = kept.folder.control();
-    let mut guest = Monitored::start(&kept.id, size, start, &vsock, &control, snapshot)?;
+    let mut guest = Monitored::start(&kept.id, group, start, &vsock, &control, snapshot)?;
     guest.timings.warm = true;
     Ok(guest)
+}
+
+fn layer_disk(path: PathBuf) -> DiskConfig {
+    DiskConfig {
+        path: Some(path),
+        read_only: false,
+        serial: Some(LAYER_DISK.to_owned()),
+        opened: Opened::default(),
+    }
 }
 
 fn disk(rootfs: &Path) -> DiskConfig {

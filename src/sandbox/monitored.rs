@@ -17,7 +17,7 @@ use ampoule_protocol::READY_PORT;
 use crate::agent::{ClientError, Ready, ReadyListener};
 use crate::clock::now_us;
 use crate::monitor::control::{Cause, Jailed, MonitorConfig, MonitorEvent, MonitorRequest, Start};
-use crate::monitor::group::{Group, Size};
+use crate::monitor::group::{self, Group};
 use crate::monitor::ports;
 use crate::monitor::seccomp::violation;
 use crate::monitor::server;
@@ -49,16 +49,20 @@ impl Monitored {
     /// Starts a monitor, whose sockets are at these paths: that of the guest's vsock ports, and that
     /// for other commands. Whoever connects to them from here on is let in when the guest runs.
     ///
-    /// A share whose entries come and go has its top open. `snapshot` is what the start of a snapshot is handed. `size` is that of the monitor's own control
+    /// A share whose entries come and go has its top open. `snapshot` is what the start of a snapshot is handed. `group` is the monitor's own control
     /// group; without it, it is in this process's.
     pub fn start(
         id: &str,
-        size: Option<Size>,
+        group: Option<group::Wanted>,
         mut machine: Start,
         vsock: &Path,
         control: &Path,
         snapshot: &[BorrowedFd<'_>],
     ) -> Result<Self, SandboxError> {
+        let group = group.map(|wanted| Group::make(id, &wanted)).transpose();
+        let group = group.map_err(SandboxError::host(
+            "cannot make the sandbox's control group (--cgroup-parent)",
+        ))?;
         let listening = SandboxError::host("cannot listen for the sandbox's clients");
         // A guest that boots has one thing to say: that its agent is ready.
         let boots = matches!(machine, Start::Boot(_));
@@ -85,7 +89,7 @@ impl Monitored {
             config,
             descriptors,
             console: false,
-            group: size.and_then(|size| Group::make(id, size)),
+            group: group.flatten(),
         })?;
         Ok(Self { monitor, timings: Timings::default() })
     }

@@ -1,11 +1,19 @@
 //! What a user asks of a new sandbox and its container.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::config::{Config, Layer};
 use super::error::SandboxError;
+use super::health::{self, HealthCheck};
+use super::limits::Limits;
+use super::log::LogLimits;
+use super::mounts::{self, MountPoint};
 use super::places::Places;
+use super::restart::RestartPolicy;
+use super::security::Security;
 use super::shape::Shape;
 use crate::image::verify::Purpose;
 use crate::image::{Image, Store, Verifier};
@@ -15,7 +23,7 @@ pub const LEAST_MEMORY: u64 = 6 << 20;
 
 /// Options of `ampoule run`, in the words of `docker run`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Options {
     /// Image as the user names it.
     pub image: String,
@@ -49,22 +57,89 @@ pub struct Options {
     pub terminal_size: Option<(u16, u16)>,
     /// Remove the container's record when it ends.
     pub remove: bool,
+    /// When it is started again.
+    pub restart: RestartPolicy,
+    /// How it is checked whether it does its work.
+    pub health: Option<HealthCheck>,
+    /// Bounds of its log.
+    pub log: LogLimits,
     /// Boot the guest's kernel, rather than restore a template.
     pub cold: bool,
+    /// What is mounted beside the root file system.
+    pub mounts: Vec<MountPoint>,
+    /// Size of the disk that takes what is written to the root file system, in bytes; memory takes it where
+    /// there is none.
+    pub layer_size: Option<u64>,
+    /// The root file system takes no writes.
+    pub read_only: bool,
+    /// What it may take beside CPUs and memory.
+    pub limits: Limits,
+    /// What its processes may do.
+    pub security: Security,
+    /// Its first process is the agent's, which starts the program, passes signals on and collects orphans.
+    pub init: bool,
+    /// Further groups of its program, by name or id.
+    pub groups: Vec<String>,
+    /// Labels of the container, which mean nothing here.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of its specification.
+    pub annotations: BTreeMap<String, String>,
+    /// Name of the signal that asks its program to end; its image's, or SIGTERM, without it.
+    pub stop_signal: Option<String>,
+    /// Seconds that the program then has; -1 for any.
+    pub stop_timeout: Option<i64>,
+    /// Control group of the host that the sandbox's own is made in, below the root of all.
+    pub cgroup_parent: Option<PathBuf>,
 }
 
 impl Options {
     /// The image, if all accept it who have a say. It is kept while this is held.
     pub fn open_image(&self, places: &Places) -> Result<Image, SandboxError> {
-        let image = Store::open(&places.data)?.get(&self.image)?;
-        image.check_platform()?;
-        let verifier = Verifier::new(self.verify_with.as_deref(), Purpose::Run)?;
-        verifier.check_stored::<SandboxError>(&image, &self.image)?;
-        Ok(image)
+        open_image(places, &self.image, &self.image, self.verify_with.as_deref())
+    }
+
+    /// With what the user has not said: a volume of the container's own for each place that its image declares
+    /// one at, and where its writes go. To be written down like this: it is the same at each start, at
+    /// which nothing is added any more.
+    pub fn settled(mut self, image: &Image) -> Result<Self, SandboxError> {
+        mounts::add_declared(&mut self.mounts, &image.config)?;
+        self.health = match (self.health, health::declared(image)?) {
+            (Some(own), Some(image)) => Some(own.over(image)),
+            (own, image) => own.or(image),
+        };
+        if self.stop_signal.is_none() {
+            self.stop_signal =
+                image.config.config().as_ref().and_then(|config| config.stop_signal().clone());
+        }
+        // What is removed at its end, or takes no writes, needs nothing that lasts.
+        if self.layer_size.is_none() && !self.remove && !self.read_only {
+            let storage = Config::load()?.storage;
+            self.layer_size = (storage.layer == Layer::Disk).then_some(storage.layer_size);
+        }
+        Ok(self)
     }
 
     /// The machine that the container needs.
     pub fn shape(&self) -> Shape {
-        Shape::new(self.cpus, self.memory, self.kernel.clone())
+        let mut shape = Shape::new(self.limits.cpus(self.cpus), self.memory, self.kernel.clone());
+        if self.cold && self.layer_size.is_none() {
+            // No template is shared with others: a device less to boot.
+            shape.slots.disks = 1;
+        }
+        shape
     }
+}
+
+/// The image that the store has as `wanted`, if all accept it as `name` who have a say.
+pub(super) fn open_image(
+    places: &Places,
+    wanted: &str,
+    name: &str,
+    verify_with: Option<&Path>,
+) -> Result<Image, SandboxError> {
+    let image = Store::open(&places.data)?.get(wanted)?;
+    image.check_platform()?;
+    let verifier = Verifier::new(verify_with, Purpose::Run)?;
+    verifier.check_stored::<SandboxError>(&image, name)?;
+    Ok(image)
 }

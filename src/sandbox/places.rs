@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 /// The two roots of everything that ampoule keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Places {
-    /// What lasts: images, logs. `/var/lib/ampoule`, or `$XDG_DATA_HOME/ampoule` without root.
+    /// What lasts: images, containers, volumes. `/var/lib/ampoule`, or `$XDG_DATA_HOME/ampoule` without root.
     pub data: PathBuf,
-    /// What a reboot may take: sandboxes. `/run/ampoule`, or `$XDG_RUNTIME_DIR/ampoule`.
+    /// What a reboot takes: sandboxes, that is, containers while they run. `/run/ampoule`, or `$XDG_RUNTIME_DIR/ampoule`.
     pub state: PathBuf,
     /// Templates, where they are not in `templates` of the data.
     pub templates: Option<PathBuf>,
@@ -67,14 +67,34 @@ impl Places {
         self.state.join("sandboxes")
     }
 
-    /// Folder of the names' links to their sandboxes.
+    /// Folder of all containers.
+    pub fn containers(&self) -> PathBuf {
+        self.data.join("containers")
+    }
+
+    /// What lasts of the container with this id.
+    pub fn container(&self, id: &str) -> PathBuf {
+        self.containers().join(id)
+    }
+
+    /// Where containers are moved whose files cannot be trusted.
+    pub fn damaged(&self) -> PathBuf {
+        self.data.join("damaged")
+    }
+
+    /// Folder of the names' links to their containers.
     pub fn names(&self) -> PathBuf {
-        self.state.join("names")
+        self.data.join("names")
+    }
+
+    /// What has happened to containers.
+    pub fn events(&self) -> PathBuf {
+        self.state.join("events.json")
     }
 
     /// The log of a container's output.
     pub fn log(&self, id: &str) -> PathBuf {
-        self.data.join("logs").join(format!("{id}.json"))
+        self.container(id).join("log.json")
     }
 }
 

@@ -29,8 +29,17 @@ impl Signals {
     pub fn block() -> io::Result<Self> {
         let mask: SigSet = PASSED_ON.into_iter().collect();
         mask.thread_block()?;
+        Self::of(&mask)
+    }
+
+    /// None: they do to this process what they do to any.
+    pub fn none() -> io::Result<Self> {
+        Self::of(&SigSet::empty())
+    }
+
+    fn of(mask: &SigSet) -> io::Result<Self> {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Self { fd: SignalFd::with_flags(&mask, flags)? })
+        Ok(Self { fd: SignalFd::with_flags(mask, flags)? })
     }
 
     /// The next one that has arrived.
@@ -48,6 +57,17 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// A signal by number or name, with or without SIG.
+pub fn parse(text: &str) -> Result<Signal, String> {
+    let unknown = |_| format!("unknown signal {text:?}");
+    if let Ok(number) = text.parse::<i32>() {
+        return Signal::try_from(number).map_err(unknown);
+    }
+    let name = text.to_ascii_uppercase();
+    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
+    name.parse().map_err(unknown)
 }
 
 /// So many requests to end in a row, and a program that does not heed them is not waited for
@@ -98,5 +118,13 @@ mod tests {
         assert!(!ask(Signal::SIGTERM, 25));
         assert!(!ask(Signal::SIGUSR1, 26));
         assert!(ask(Signal::SIGINT, 30));
+    }
+
+    #[test]
+    fn signals_go_by_name_and_number() {
+        for text in ["15", "TERM", "term", "SIGTERM"] {
+            assert_eq!(parse(text), Ok(Signal::SIGTERM));
+        }
+        assert!(parse("SIGNOPE").is_err() && parse("0").is_err());
     }
 }

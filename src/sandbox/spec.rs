@@ -1,16 +1,15 @@
 //! The OCI `config.json` of a container: docker's defaults, the image's configuration, the user's
 //! options over it. Pure.
 
+use ampoule_protocol::{AGENT_PATH, INIT_PATH};
 use oci_spec::image::ImageConfiguration;
-use oci_spec::runtime::{BoxBuilder, LinuxCpu, LinuxMemory, LinuxResources, Process, Spec};
+use oci_spec::runtime::{BoxBuilder, Capabilities, Mount, Process, Spec};
 
+use super::limits;
 use super::options::Options;
 
 /// docker's default `PATH`, where the image has none.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Period of a CPU quota in microseconds (docker's).
-const CPU_PERIOD: u64 = 100_000;
 
 /// Why no spec could be made.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +36,18 @@ pub struct ContainerSpec {
     pub spec: Spec,
     /// The `User` of the options or the image, if any.
     pub user: Option<String>,
+    /// Further groups of it.
+    pub groups: Vec<String>,
+}
+
+fn defaults() -> Result<Spec, SpecError> {
+    serde_json::from_str(include_str!("default-spec.json")).map_err(SpecError::Defaults)
+}
+
+/// The capabilities that a container has where nothing is said of them.
+pub fn usual_capabilities() -> Result<Capabilities, SpecError> {
+    let process = defaults()?.process().clone().unwrap_or_default();
+    Ok(process.capabilities().as_ref().and_then(|sets| sets.bounding().clone()).unwrap_or_default())
 }
 
 /// Makes the spec of a container with this id.
@@ -45,13 +56,17 @@ pub fn container(
     image: &ImageConfiguration,
     options: &Options,
 ) -> Result<ContainerSpec, SpecError> {
-    let mut spec: Spec =
-        serde_json::from_str(include_str!("default-spec.json")).map_err(SpecError::Defaults)?;
+    let mut spec = defaults()?;
     let config = image.config().clone().unwrap_or_default();
     let hostname = options.hostname.clone().unwrap_or_else(|| id.chars().take(12).collect());
 
     let mut process = spec.process().clone().unwrap_or_default();
-    process.set_args(Some(command(image, options)?));
+    let mut args = command(image, options)?;
+    if options.init {
+        args.splice(..0, [INIT_PATH, "--"].map(str::to_owned));
+        spec.set_mounts(Some(with_init(spec.mounts().clone().unwrap_or_default())));
+    }
+    process.set_args(Some(args));
     process.set_env(Some(environment(
         config.env().as_deref().unwrap_or_default(),
         &options.env,
@@ -60,16 +75,35 @@ pub fn container(
     )?));
     process
         .set_cwd(workdir(options.workdir.as_deref().or(config.working_dir().as_deref()))?.into());
-    process.set_no_new_privileges(Some(false));
     set_terminal(&mut process, options.terminal, options.terminal_size);
     spec.set_process(Some(process));
     spec.set_hostname(Some(hostname));
 
+    if let Some(root) = spec.root_mut() {
+        root.set_readonly(Some(options.read_only));
+    }
     if let Some(linux) = spec.linux_mut() {
-        linux.set_resources(Some(resources(options)));
+        linux.set_resources(Some(limits::resources(options)));
+    }
+    options.limits.add_to(&mut spec);
+    options.security.add_to(&mut spec);
+    if !options.annotations.is_empty() {
+        spec.set_annotations(Some(options.annotations.clone().into_iter().collect()));
     }
     let user = options.user.clone().or_else(|| config.user().clone()).filter(|u| !u.is_empty());
-    Ok(ContainerSpec { spec, user })
+    let groups = options.groups.clone();
+    Ok(ContainerSpec { spec, user, groups })
+}
+
+/// The agent's own binary, where the container's first process finds it.
+fn with_init(mut mounts: Vec<Mount>) -> Vec<Mount> {
+    let mut init = Mount::default();
+    init.set_destination(INIT_PATH.into());
+    init.set_typ(Some("bind".into()));
+    init.set_source(Some(AGENT_PATH.into()));
+    init.set_options(Some(["bind", "ro", "nosuid", "nodev"].map(str::to_owned).into()));
+    mounts.push(init);
+    mounts
 }
 
 /// Program and arguments: docker's rules for `Entrypoint`, `Cmd` and what replaces them.
@@ -157,29 +191,6 @@ fn workdir(wanted: Option<&str>) -> Result<&str, SpecError> {
     }
 }
 
-fn resources(options: &Options) -> LinuxResources {
-    let mut resources = LinuxResources::default();
-    // The default of oci-spec carries a rule that denies every device.
-    resources.set_devices(None);
-    if let Some(limit) = options.memory {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut memory = LinuxMemory::default();
-        memory.set_limit(Some(limit));
-        memory.set_swap(Some(limit));
-        resources.set_memory(Some(memory));
-    }
-    // Whole CPUs are the machine's vCPUs; a fraction needs a quota.
-    if let Some(cpus) = options.cpus.filter(|cpus| cpus.fract() != 0.0) {
-        let mut cpu = LinuxCpu::default();
-        // At most MAX_VCPUS periods: far inside an i64.
-        #[allow(clippy::cast_possible_truncation)]
-        cpu.set_quota(Some((cpus * 100_000.0) as i64));
-        cpu.set_period(Some(CPU_PERIOD));
-        resources.set_cpu(Some(cpu));
-    }
-    resources
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,16 +248,6 @@ mod tests {
         assert!(process.env().as_ref().unwrap().contains(&"K=V".to_owned()));
         assert_eq!(made.user.as_deref(), Some("app:www"));
         assert_eq!(made.spec.hostname().as_deref(), Some("abababababab"));
-    }
-
-    #[test]
-    fn limits_become_resources() {
-        let options = Options { memory: Some(64 << 20), cpus: Some(1.5), ..Options::default() };
-        let resources = resources(&options);
-        assert_eq!(resources.memory().unwrap().limit(), Some(64 << 20));
-        assert_eq!(resources.cpu().as_ref().unwrap().quota(), Some(150_000));
-        let whole = Options { cpus: Some(2.0), ..Options::default() };
-        assert!(super::resources(&whole).cpu().is_none());
     }
 
     #[test]

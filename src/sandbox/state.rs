@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::registry::is_valid_name;
+use super::mounts::MountPoint;
+use super::registry::{is_id, is_valid_name};
 
 /// Version of the state file; another one is refused.
 const VERSION: u32 = 1;
@@ -57,13 +58,15 @@ pub enum StateError {
 }
 
 impl StateError {
-    /// Whether there is no state, nor will there be: a keeper was killed before it was written.
+    /// Whether there is no state: a container that is being made, or whose keeper was killed before it was
+    /// written.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Whether what is there is not to be trusted.
     pub fn is_worthless(&self) -> bool {
-        match self {
-            Self::File { source, .. } => source.kind() == io::ErrorKind::NotFound,
-            Self::Malformed { .. } | Self::Contents { .. } => true,
-            Self::Version { .. } => false,
-        }
+        matches!(self, Self::Malformed { .. } | Self::Contents { .. })
     }
 }
 
@@ -71,22 +74,45 @@ impl StateError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Its sandbox is being started.
+    /// It was made, and not started yet.
     Created,
     /// Its program runs.
     Running,
+    /// All its processes stand still.
+    Paused,
+    /// It has ended, and its keeper will start it again.
+    Restarting,
     /// It has ended; only its record is left.
     Exited,
 }
 
-/// A sandbox's state file.
+impl Status {
+    /// docker's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Exited => "exited",
+        }
+    }
+
+    /// There is a program, be it that it stands still.
+    pub fn is_running(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
+    }
+}
+
+/// A container's state file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
     version: u32,
     /// Id: 64 hexadecimal digits.
     pub id: String,
-    /// Name, unique among the sandboxes.
+    /// Name, unique among the containers. The links of names tell which it is: a container may have been
+    /// renamed since this was written.
     pub name: String,
     /// Image as the user named it.
     pub image: String,
@@ -115,14 +141,26 @@ pub struct State {
     pub terminal: bool,
     /// The record goes when the container ends.
     pub remove: bool,
-    /// Pid of the keeper.
-    pub keeper: i32,
+    /// What it has mounted beside its root file system.
+    #[serde(default)]
+    pub mounts: Vec<MountPoint>,
+    /// What it writes to its root file system is on a disk.
+    #[serde(default)]
+    pub layer: bool,
+    /// How often its keeper has started it again.
+    #[serde(default)]
+    pub restarts: u32,
+    /// A user has ended it.
+    #[serde(default)]
+    pub stopped: bool,
+    /// Pid of the keeper; none where there is none.
+    pub keeper: Option<i32>,
     /// Pid of the monitor, a child of the keeper.
     pub monitor: Option<i32>,
 }
 
 impl State {
-    /// The state of a sandbox that is about to be started by this process.
+    /// The state of a container that nobody has started.
     pub fn new(id: String, name: String, image: String, command: Vec<String>) -> Self {
         Self {
             version: VERSION,
@@ -140,7 +178,11 @@ impl State {
             error: None,
             terminal: false,
             remove: false,
-            keeper: nix::unistd::getpid().as_raw(),
+            mounts: Vec::new(),
+            layer: false,
+            restarts: 0,
+            stopped: false,
+            keeper: None,
             monitor: None,
         }
     }
@@ -165,15 +207,13 @@ impl State {
     /// What others act on is looked at once, here: ids and names become paths, pids get signals.
     fn invalid(&self, path: &Path) -> Option<&'static str> {
         let folder = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
-        let is_id = self.id.len() == 64 && self.id.bytes().all(|b| b.is_ascii_hexdigit());
-        if !is_id || folder.is_none_or(|folder| folder.len() != 12 || !self.id.starts_with(folder))
-        {
+        if !is_id(&self.id) || folder != Some(&self.id) {
             return Some("id");
         }
         if !is_valid_name(&self.name) {
             return Some("name");
         }
-        if self.keeper <= 1 || self.monitor.is_some_and(|pid| pid <= 1) {
+        if [self.keeper, self.monitor].iter().flatten().any(|pid| *pid <= 1) {
             return Some("pid");
         }
         None
@@ -184,16 +224,25 @@ impl State {
         let failed = |source| StateError::File { what: "write", path: path.to_owned(), source };
         let bytes = serde_json::to_vec(self)
             .map_err(|source| StateError::Malformed { path: path.to_owned(), source })?;
-        let fresh = path.with_extension("json.new");
-        let mut file = fs::File::create(&fresh).map_err(failed)?;
-        file.write_all(&bytes).map_err(failed)?;
-        fs::rename(&fresh, path).map_err(failed)
+        replace(path, &bytes).map_err(failed)
     }
 
     /// First 12 digits of the id, as people see it.
     pub fn short_id(&self) -> &str {
         self.id.get(..12).unwrap_or(&self.id)
     }
+}
+
+/// Writes a file; a reader sees the old one or the new one, whole.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("json.new");
+    let written = fs::File::create(&fresh).and_then(|mut file| file.write_all(bytes));
+    if let Err(error) = written.and_then(|()| fs::rename(&fresh, path)) {
+        // A full disk leaves the old one, and nothing half.
+        let _ = fs::remove_file(&fresh);
+        return Err(error);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -204,7 +253,7 @@ mod tests {
     /// The state file of a sandbox, in a folder that its id names.
     fn file() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("a".repeat(12));
+        let folder = dir.path().join("a".repeat(64));
         fs::create_dir(&folder).unwrap();
         (dir, folder.join("state.json"))
     }
@@ -240,7 +289,7 @@ mod tests {
             |state| state.id = "../../../../x".into(),
             |state| state.id = "b".repeat(64),
             |state| state.name = "../x".into(),
-            |state| state.keeper = -1,
+            |state| state.keeper = Some(-1),
             |state| state.monitor = Some(1),
         ];
         for spoil in spoiled {

@@ -16,7 +16,6 @@ use nix::unistd::{SysconfVar, sysconf};
 use serde::Serialize;
 
 use super::registry::{Entry, Folder};
-use super::state::Status;
 
 /// Why it is not known what a sandbox takes.
 #[derive(Debug, thiserror::Error)]
@@ -102,9 +101,11 @@ impl Usage {
 /// # Errors
 /// Files of `/proc` that may not be read: root may read all, others not even their own monitors'.
 pub fn usage(entry: &Entry) -> Result<Option<Usage>, StatsError> {
-    match entry.state.monitor.filter(|_| entry.state.status != Status::Exited) {
-        Some(monitor) => usage_of(&entry.folder, entry.state.keeper, monitor),
-        None => Ok(None),
+    match (entry.state.keeper, entry.state.monitor) {
+        (Some(keeper), Some(monitor)) if entry.folder.is_kept() => {
+            usage_of(&entry.folder, keeper, monitor)
+        }
+        _ => Ok(None),
     }
 }
 

@@ -14,7 +14,8 @@ use ampoule_protocol::message::Stdio;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::log::{Log, LogStream};
+use super::log::LogStream;
+use super::outlet::{Attachment, Outlet};
 use crate::agent::{self, ConnectError};
 
 /// Bytes moved at a time.
@@ -41,9 +42,11 @@ pub enum Ends {
     Own {
         /// Whether standard input is carried too.
         stdin: bool,
+        /// What else hears the output.
+        outlet: Option<Arc<Outlet>>,
     },
-    /// A log, and no input.
-    Log(Arc<Log>),
+    /// A log, and whoever is attached.
+    Kept(Arc<Outlet>),
     /// Files of the caller's.
     Files(Files),
 }
@@ -60,11 +63,34 @@ pub struct Files {
 }
 
 impl Ends {
+    /// The caller's own streams, and nothing else.
+    pub fn own(stdin: bool) -> Self {
+        Self::Own { stdin, outlet: None }
+    }
+
+    /// What hears the output beside the caller.
+    pub fn outlet(&self) -> Option<&Arc<Outlet>> {
+        match self {
+            Self::Own { outlet, .. } => outlet.as_ref(),
+            Self::Kept(outlet) => Some(outlet),
+            Self::Files(_) => None,
+        }
+    }
+
+    /// Whether input is fed later ([`Streams::take_input`]).
+    fn is_fed_later(&self) -> bool {
+        match self {
+            Self::Own { .. } => false,
+            Self::Kept(outlet) => outlet.stdin,
+            Self::Files(files) => files.stdin,
+        }
+    }
+
     /// Whether each of input, output and errors is carried.
     fn carried(&self) -> [bool; 3] {
         match self {
-            Self::Own { stdin } => [*stdin, true, true],
-            Self::Log(_) => [false, true, true],
+            Self::Own { stdin, .. } => [*stdin, true, true],
+            Self::Kept(outlet) => [outlet.stdin, true, true],
             Self::Files(files) => [files.stdin, files.stdout.is_some(), files.stderr.is_some()],
         }
     }
@@ -72,17 +98,25 @@ impl Ends {
     /// Where input comes from.
     fn input(&self) -> io::Result<Option<Patient>> {
         match self {
-            Self::Own { stdin: true } => own(io::stdin().as_fd()).map(Some),
-            Self::Own { stdin: false } | Self::Log(_) | Self::Files(_) => Ok(None),
+            Self::Own { stdin: true, .. } => own(io::stdin().as_fd()).map(Some),
+            Self::Own { stdin: false, .. } | Self::Kept(_) | Self::Files(_) => Ok(None),
         }
     }
 
     /// Where output goes.
     fn output(&self, which: LogStream) -> io::Result<Box<dyn Write + Send>> {
         Ok(match (self, which) {
-            (Self::Own { .. }, LogStream::Stdout) => Box::new(own(io::stdout().as_fd())?),
-            (Self::Own { .. }, LogStream::Stderr) => Box::new(own(io::stderr().as_fd())?),
-            (Self::Log(log), which) => Box::new(log.writer(which)),
+            (Self::Own { outlet, .. }, which) => {
+                let own: Box<dyn Write + Send> = match which {
+                    LogStream::Stdout => Box::new(own(io::stdout().as_fd())?),
+                    LogStream::Stderr => Box::new(own(io::stderr().as_fd())?),
+                };
+                match outlet {
+                    Some(outlet) => Box::new(outlet.writer(which, Some(own))),
+                    None => own,
+                }
+            }
+            (Self::Kept(outlet), which) => Box::new(outlet.writer(which, None)),
             (Self::Files(files), which) => {
                 let file = match which {
                     LogStream::Stdout => &files.stdout,
@@ -119,6 +153,21 @@ impl Input {
     pub fn feed(self, from: OwnedFd) -> io::Result<()> {
         carry_input(Patient(from.into()), self.0)
     }
+
+    /// The same way once more.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// Feeds it with `from`, whose end is not the input's: others may feed it, too.
+    pub fn share(self, from: OwnedFd) -> io::Result<()> {
+        let (mut from, mut to) = (Patient(from.into()), self.0);
+        thread::Builder::new().name("input".into()).stack_size(STACK).spawn(move || {
+            // Whichever side ended it: there is nobody to tell.
+            let _ = copy_until_closed(&mut from, &mut to);
+        })?;
+        Ok(())
+    }
 }
 
 /// Held by every output's thread: the last to go closes the pipe.
@@ -142,12 +191,8 @@ impl Streams {
 
     /// Connects the named streams to the guest behind `vsock` and starts to carry them.
     pub fn attach(vsock: &Path, names: &Stdio, ends: &Ends) -> Result<Self, StreamError> {
-        let (outputs, open) =
-            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(io::Error::from)?;
-        let open: Open = Arc::new(open);
-        let mut streams =
-            Self { outputs, failure: Arc::default(), input: None, unsettled: Vec::new() };
-        let later = matches!(ends, Ends::Files(Files { stdin: true, .. }));
+        let (mut streams, open) = Self::new()?;
+        let later = ends.is_fed_later();
         if let Some(name) = &names.stdout {
             let from = streams.connect(vsock, name)?;
             streams.carry_output(from, ends, LogStream::Stdout, &open)?;
@@ -173,6 +218,24 @@ impl Streams {
             streams.carry_output(both, ends, LogStream::Stdout, &open)?;
         }
         Ok(streams)
+    }
+
+    /// Streams that somebody else has connected, who carries them between these sockets and the guest.
+    pub fn over(near: Attachment, ends: &Ends) -> Result<Self, StreamError> {
+        let (streams, open) = Self::new()?;
+        streams.carry_output(near.stdout, ends, LogStream::Stdout, &open)?;
+        streams.carry_output(near.stderr, ends, LogStream::Stderr, &open)?;
+        if let (Some(to), Some(from)) = (near.stdin, ends.input()?) {
+            carry_input(from, to)?;
+        }
+        Ok(streams)
+    }
+
+    fn new() -> Result<(Self, Open), StreamError> {
+        let (outputs, open) =
+            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(io::Error::from)?;
+        let streams = Self { outputs, failure: Arc::default(), input: None, unsettled: Vec::new() };
+        Ok((streams, Arc::new(open)))
     }
 
     /// What `asked` says of the process that these are for: where there is none, nobody will ever take the
@@ -334,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_terminal_replaces_the_three_streams() {
-        let own = Ends::Own { stdin: true };
+        let own = Ends::own(true);
         let names = Streams::names("p", &own, true);
         assert_eq!(names.terminal.as_deref(), Some("p-terminal"));
         assert!(names.stdin.is_none() && names.stdout.is_none() && names.stderr.is_none());
@@ -342,7 +405,7 @@ mod tests {
 
     #[test]
     fn stdin_is_carried_only_where_asked() {
-        let names = Streams::names("p", &Ends::Own { stdin: false }, false);
+        let names = Streams::names("p", &Ends::own(false), false);
         assert!(names.stdin.is_none());
         assert_eq!(names.stdout.as_deref(), Some("p-stdout"));
     }

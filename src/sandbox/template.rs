@@ -29,10 +29,10 @@ use sha2::{Digest, Sha256};
 use super::container::{self, CONTAINER};
 use super::error::SandboxError;
 use super::guest::GuestFiles;
-use super::launch::{GUEST_CID, IMAGE_DISK, SHARE};
+use super::launch::{GUEST_CID, IMAGE_DISK, LAYER_DISK, SHARE};
 use super::monitored::{Monitored, wait};
 use super::options::Options;
-use super::shape::Shape;
+use super::shape::{Shape, Slots};
 use super::spec;
 use crate::agent::{Client, ClientError, EXCHANGE_TIME, ReadyListener};
 use crate::monitor::control::{MonitorRequest, Start};
@@ -183,7 +183,7 @@ pub fn machine(guest: &GuestFiles, shape: &Shape, vsock: &Path) -> MachineConfig
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
         serial: SerialMode::Off,
-        disks: disk_slots(shape.slots.disks),
+        disks: disk_slots(shape.slots),
         nets: vec![
             NetConfig { tap: None, mac: None, opened: Opened::default() };
             usize::from(shape.slots.nets)
@@ -201,19 +201,21 @@ pub fn machine(guest: &GuestFiles, shape: &Shape, vsock: &Path) -> MachineConfig
     }
 }
 
-/// One slot is for an image, which is there from the start. Several are for what comes later, which may be
-/// written to.
-fn disk_slots(count: u8) -> Vec<DiskConfig> {
+/// The first slots of a container's machine are for its image and its writable layer, which are there from the
+/// start. Those of a pod's are for what comes later, which may be written to.
+fn disk_slots(slots: Slots) -> Vec<DiskConfig> {
     let slot = |read_only, serial: Option<&str>| DiskConfig {
         path: None,
         read_only,
         serial: serial.map(str::to_owned),
         opened: Opened::default(),
     };
-    if count == 1 {
-        vec![slot(true, Some(IMAGE_DISK))]
-    } else {
-        vec![slot(false, None); count.into()]
+    match slots {
+        Slots::POD => vec![slot(false, None); slots.disks.into()],
+        _ => [slot(true, Some(IMAGE_DISK)), slot(false, Some(LAYER_DISK))]
+            .into_iter()
+            .take(slots.disks.into())
+            .collect(),
     }
 }
 
@@ -491,8 +493,9 @@ fn snapshot(wanted: &Wanted<'_>, folder: &Path) -> Result<(), SandboxError> {
     let start = Start::Boot(machine(&wanted.guest, wanted.shape, &vsock));
     let control = sockets.path().join("control.sock");
     let id = format!("template-{}", std::process::id());
-    let mut guest = Monitored::start(&id, Some(wanted.shape.size()), start, &vsock, &control, &[])
-        .map_err(boxed)?;
+    let mut guest =
+        Monitored::start(&id, Some(wanted.shape.size().into()), start, &vsock, &control, &[])
+            .map_err(boxed)?;
     let ready = guest.await_ready(listener, None).map_err(boxed)?;
     let mut client =
         Client::open(&vsock, EXCHANGE_TIME).map_err(|e| boxed(guest.or_its_death(e)))?;

@@ -32,6 +32,18 @@ pub enum KvmReality {
     },
 }
 
+impl KvmReality {
+    /// One word for it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Real { .. } => "real",
+            Self::Interpreted { .. } => "interpreted",
+            Self::NotPermitted => "forbidden",
+            Self::Absent(_) => "absent",
+        }
+    }
+}
+
 /// Slower than any processor, even one that is itself emulated by translation; faster than any
 /// interpreter.
 const REAL_IPS: f64 = 20e6;

@@ -7,7 +7,7 @@ use crate::support::Ampoule;
 fn an_unknown_image_is_named() {
     let ampoule = Ampoule::new();
     ampoule
-        .output(&["run", "--rm", "no-such-image"])
+        .output(&["run", "--rm", "--pull", "never", "no-such-image"])
         .fails(125, &["no-such-image", "ampoule load"]);
     assert_eq!(ampoule.left(), [""; 0]);
 }

@@ -11,14 +11,20 @@ mod faults;
 mod fork;
 mod image_config;
 mod jail;
+mod layer;
+mod lifecycle;
+mod load;
 mod memory;
+mod mounts;
 mod programs;
 mod pulled;
 #[path = "../registry/real.rs"]
 #[allow(dead_code)] // each facet uses its own part
 mod real;
+mod resources;
 mod sealed;
 mod stats;
 mod streams;
 mod terminal;
+mod volumes;
 mod warm;

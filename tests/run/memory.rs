@@ -18,9 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The proportional share of memory of the only sandbox's monitor, in bytes.
 fn memory(ampoule: &Ampoule) -> u64 {
-    let sandbox = fs::read_dir(ampoule.state().join("sandboxes")).unwrap().next().unwrap().unwrap();
-    let state = fs::read(sandbox.path().join("state.json")).unwrap();
-    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    let state: serde_json::Value = serde_json::from_str(&ampoule.states()).unwrap();
     let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", state["monitor"])).unwrap();
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
@@ -30,7 +28,8 @@ fn memory(ampoule: &Ampoule) -> u64 {
 fn memory_that_a_container_frees_goes_back_to_the_host() {
     needs_sandboxes!();
     let ampoule = Ampoule::new();
-    ampoule.ok(&["run", "-d", "--name", "m", "busybox", "sleep", "1000"]);
+    // Removed at its end: its files are in memory.
+    ampoule.ok(&["run", "-d", "--rm", "--name", "m", "busybox", "sleep", "1000"]);
     let before = memory(&ampoule);
     ampoule.ok(&["exec", "m", "dd", "if=/dev/zero", "of=/file", "bs=1M", "count=100"]);
     let full = memory(&ampoule);

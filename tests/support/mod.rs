@@ -73,22 +73,32 @@ pub fn shared_templates() -> PathBuf {
     std::env::temp_dir().join("ampoule-test-templates")
 }
 
-/// An ampoule with a state folder of its own and the shared store of test images.
+/// An ampoule with folders of its own and the shared store of test images.
 pub struct Ampoule {
     state: TempDir,
     root: PathBuf,
     templates: PathBuf,
+    /// Holds the root, where that is the test's own.
+    _own: Option<TempDir>,
 }
 
 impl Ampoule {
-    /// With the shared images.
+    /// With the shared images: containers are its own.
     pub fn new() -> Self {
-        Self::with_root(images().join("store"))
+        let own = TempDir::new().unwrap();
+        for part in std::fs::read_dir(images().join("store")).into_iter().flatten().flatten() {
+            std::os::unix::fs::symlink(part.path(), own.path().join(part.file_name())).unwrap();
+        }
+        let root = own.path().to_owned();
+        let mut ampoule = Self::with_root(root);
+        ampoule._own = Some(own);
+        ampoule
     }
 
     /// With another image store.
     pub fn with_root(root: PathBuf) -> Self {
-        Self { state: TempDir::new().unwrap(), root, templates: shared_templates() }
+        let (state, templates) = (TempDir::new().unwrap(), shared_templates());
+        Self { state, root, templates, _own: None }
     }
 
     /// With templates of its own, in `folder`.
@@ -143,32 +153,39 @@ impl Ampoule {
         feed(self.spawn(args), input)
     }
 
-    /// Names of everything below the state folder.
+    /// Names of everything below the state folder, and of what is kept of containers.
     pub fn left(&self) -> Vec<String> {
         let mut left = Vec::new();
         let mut folders = vec![self.state.path().to_owned()];
+        folders.extend(["containers", "names", "damaged"].map(|name| self.root.join(name)));
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-                left.push(
-                    entry.path().strip_prefix(self.state.path()).unwrap().display().to_string(),
-                );
+                let path = entry.path();
+                let below = path.strip_prefix(self.state.path());
+                let below = below.or_else(|_| path.strip_prefix(&self.root)).unwrap();
+                left.push(below.display().to_string());
                 if entry.file_type().unwrap().is_dir() {
-                    folders.push(entry.path());
+                    folders.push(path);
                 }
             }
         }
-        left.retain(|path| path != "sandboxes" && path != "names");
+        left.retain(|path| path != "sandboxes" && path != "events.json");
         left.sort();
         left
     }
 
     /// Every sandbox's state, for whoever asks why a test failed.
     pub fn states(&self) -> String {
-        let folders = std::fs::read_dir(self.state.path().join("sandboxes"));
+        let folders = std::fs::read_dir(self.root.join("containers"));
         let states = folders.into_iter().flatten().flatten();
         states
             .filter_map(|folder| std::fs::read_to_string(folder.path().join("state.json")).ok())
             .collect()
+    }
+
+    /// The folder of what lasts.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The state folder.

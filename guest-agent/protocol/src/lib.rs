@@ -38,3 +38,9 @@ pub const STREAM_PORT: u32 = 1025;
 /// Folder of the guest where the agent mounts shared file systems, each in a folder named by its
 /// tag. The sources of bind mounts name files of a share by their path below it.
 pub const SHARES: &str = "/run/ampoule/shares";
+
+/// The agent's own binary in its guest.
+pub const AGENT_PATH: &str = "/init";
+
+/// Where a container that asked for an init finds the agent's binary, which is one.
+pub const INIT_PATH: &str = "/sbin/docker-init";

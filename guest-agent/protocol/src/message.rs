@@ -99,6 +99,12 @@ pub enum WritableLayer {
         /// Size limit in bytes; the guest's default (half its memory) where absent.
         size: Option<u64>,
     },
+    /// An overlay whose upper directory is on a disk: what is synced lasts longer than the guest.
+    Disk {
+        /// Serial number that the host gave the disk, on which there is an `ext4` that no other container
+        /// has.
+        serial: String,
+    },
 }
 
 /// A container's root file system.
@@ -116,6 +122,9 @@ pub struct Rootfs {
 pub struct UserName {
     /// `user`, `uid`, `user:group`, `uid:gid` and the mixtures, as in an image's `Config.User`.
     pub user: String,
+    /// Further groups, by name or number.
+    #[serde(default)]
+    pub groups: Vec<String>,
 }
 
 /// A new container.

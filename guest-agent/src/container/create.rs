@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use ampoule_protocol::message::{Create, INIT, RootfsSource};
+use ampoule_protocol::message::{Create, INIT, RootfsSource, WritableLayer};
 use nix::sched::CloneFlags;
 
 use super::launch::{Launch, launch};
@@ -56,7 +56,7 @@ pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i
         container.cgroup.apply(&limits)?;
         owner.map_or(Ok(()), |owner| container.cgroup.delegate(owner))
     });
-    let job = Job::Create { disk: disks.root, block_devices: disks.numbers };
+    let job = Job::Create { disk: disks.root, layer: disks.layer, block_devices: disks.numbers };
     let created = made.and_then(|()| populate(agent, &container, &rules, stdio, job));
     if created.is_err() {
         // The first failure is the one to tell.
@@ -69,6 +69,8 @@ pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i
 struct Found {
     /// The root file system's.
     root: Option<PathBuf>,
+    /// The writable layer's.
+    layer: Option<PathBuf>,
     /// Numbers of those that it has as devices, in the request's order.
     numbers: Vec<libc::dev_t>,
     /// Those that were plugged in, and will be taken out again.
@@ -77,11 +79,14 @@ struct Found {
 
 impl Found {
     fn of(agent: &Agent, request: &Create) -> Result<Self> {
-        let mut found = Self { root: None, numbers: Vec::new(), plugged: Vec::new() };
+        let mut found = Self { root: None, layer: None, numbers: Vec::new(), plugged: Vec::new() };
         if let RootfsSource::Block { serial, sectors, .. } = &request.rootfs.source {
             let node = agent.disks.find(serial, *sectors)?;
             found.plugged.extend(sectors.map(|_| node.clone()));
             found.root = Some(node);
+        }
+        if let WritableLayer::Disk { serial } = &request.rootfs.writable {
+            found.layer = Some(agent.disks.find(serial, None)?);
         }
         let count = request.block_devices.len();
         if count > Create::MAX_BLOCK_DEVICES {

@@ -1,4 +1,5 @@
-//! `tmpcopyup`: a tmpfs begins with a copy of the directory that it is mounted on.
+//! `tmpcopyup`: a tmpfs, or a bind mount with nothing in it, begins with a copy of the directory that it is
+//! mounted on.
 
 use std::fs::File;
 use std::io;
@@ -19,6 +20,21 @@ const MAX_DEPTH: usize = 64;
 /// of the tmpfs is the limit of what is copied.
 pub fn copy(from: &impl AsFd, to: &impl AsFd) -> nix::Result<()> {
     copy_directory(from, to, 0)
+}
+
+/// Fills a directory with what it is to cover, and gives it the owner and mode of that; one that has
+/// something in it stays as it is.
+pub fn fill(empty: &impl AsFd, covered: &impl AsFd) -> nix::Result<()> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut entries = Dir::openat(empty, ".", flags, Mode::empty())?;
+    if entries.iter().nth(2).is_some() {
+        return Ok(());
+    }
+    let [empty, covered] = [empty.as_fd(), covered.as_fd()]
+        .map(|directory| openat(directory, ".", flags, Mode::empty()));
+    let (empty, covered) = (empty?, covered?);
+    copy_directory(&covered, &empty, 0)?;
+    like(&empty, &covered)
 }
 
 fn copy_directory(from: &impl AsFd, to: &impl AsFd, depth: usize) -> nix::Result<()> {
@@ -60,7 +76,7 @@ fn copy_entry(from: &impl AsFd, to: &impl AsFd, name: &Path, depth: usize) -> ni
             mknodat(to, name, kind, Mode::from_bits_truncate(found.st_mode), found.st_rdev)?;
         }
         let (uid, gid) = owner(&found);
-        fchownat(to, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
+        given(fchownat(to, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW))
     }
 }
 
@@ -74,8 +90,16 @@ fn copy_file(from: OwnedFd, to: OwnedFd) -> nix::Result<OwnedFd> {
 /// The mode after the owner, whose change clears set-uid.
 fn set_owner(file: &OwnedFd, like: &FileStat) -> nix::Result<()> {
     let (uid, gid) = owner(like);
-    fchown(file, uid, gid)?;
+    given(fchown(file, uid, gid))?;
     fchmod(file, Mode::from_bits_truncate(like.st_mode & 0o7777))
+}
+
+/// A share of a host's user who is not root has files of that user alone.
+fn given(owner: nix::Result<()>) -> nix::Result<()> {
+    match owner {
+        Err(Errno::EPERM) => Ok(()),
+        owner => owner,
+    }
 }
 
 fn owner(like: &FileStat) -> (Option<Uid>, Option<Gid>) {

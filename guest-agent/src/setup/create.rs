@@ -10,6 +10,7 @@ use super::devices::Made;
 use super::hooks::Hooks;
 use super::mounts::Source;
 use super::paths::Root;
+use super::rootfs::Disks;
 use super::{
     Around, Prepared, capabilities, cwd, devices, has_terminal, identity, keyring, masks, mounts,
     namespaces, network, program, rlimits, rootfs, scheduling, seccomp, sysctl, terminal, user,
@@ -49,7 +50,8 @@ pub fn enter(around: &Around, stdio: &[OwnedFd]) -> Result<Staged> {
     let users = namespaces::user(spec, &namespaces)?;
 
     unshare(CloneFlags::CLONE_NEWNS).doing(|| "make a mount namespace")?;
-    let mut root = rootfs::mount(&around.rootfs, around.disk.as_deref(), users.as_ref())?;
+    let disks = Disks { source: around.disk.as_deref(), layer: around.layer.as_deref() };
+    let mut root = rootfs::mount(&around.rootfs, disks, users.as_ref())?;
     let sources = mounts::open_sources(spec, users.as_ref())?;
     let mut devices = None;
     if let Some(users) = &users {

@@ -81,6 +81,8 @@ pub enum Job {
     Create {
         /// The device node of its root file system's source, where that is a disk.
         disk: Option<PathBuf>,
+        /// That of its writable layer.
+        layer: Option<PathBuf>,
         /// Numbers of the disks that it has as devices, in the request's order.
         block_devices: Vec<libc::dev_t>,
     },
@@ -109,6 +111,7 @@ struct Around {
     spec: Box<Spec>,
     rootfs: Rootfs,
     disk: Option<PathBuf>,
+    layer: Option<PathBuf>,
     /// Disks that it has as devices, with their numbers.
     block_devices: Vec<(BlockDevice, libc::dev_t)>,
     identity: HookState,
@@ -118,7 +121,7 @@ impl Target {
     fn receive(control: &UnixStream, job: &Job) -> Result<Self> {
         let out_of_turn = || Error::Invalid("the job's request is another one".into());
         match (job, request(control)?) {
-            (Job::Create { disk, block_devices: numbers }, Request::Create(create)) => {
+            (Job::Create { disk, layer, block_devices: numbers }, Request::Create(create)) => {
                 let Create { mut spec, rootfs, user, mut identity, container, .. } = *create;
                 let block_devices =
                     create.block_devices.into_iter().zip(numbers.iter().copied()).collect();
@@ -127,8 +130,8 @@ impl Target {
                 }
                 let process = spec.process_mut().take().ok_or_else(out_of_turn)?;
                 let seccomp = seccomp::of(&spec);
-                let disk = disk.clone();
-                let around = Around { spec, rootfs, disk, block_devices, identity };
+                let (disk, layer) = (disk.clone(), layer.clone());
+                let around = Around { spec, rootfs, disk, layer, block_devices, identity };
                 Ok(Self { process, seccomp, user, container: Some(around) })
             }
             (Job::Join { .. }, Request::Exec(exec)) => {

@@ -23,6 +23,8 @@ const NONE: Option<&str> = None;
 pub struct Source {
     tree: Tree,
     is_directory: bool,
+    /// What is left to change of it when it has been filled.
+    attributes: Attributes,
 }
 
 /// Opens the sources of all bind mounts, in their order: as the guest's root, who may open all of
@@ -49,7 +51,7 @@ pub fn mount_all(spec: &Spec, root: &Root, sources: Vec<Source>) -> Result<()> {
             let source = sources
                 .next()
                 .ok_or_else(|| Error::Invalid("a bind mount lacks its source".into()))?;
-            bind(entry, &source, root)?;
+            bind(entry, &options, &source, root)?;
         } else {
             mount_one(entry, &options, root)?;
         }
@@ -92,8 +94,10 @@ pub fn check(entry: &Mount) -> Result<()> {
     if (mappings.0 || options.ids != options::Ids::Unmapped) && !bind {
         return Err(Error::Invalid(format!("mount at {at}: only bind mounts have mapped ids")));
     }
-    if options.copy_up && entry.typ().as_deref() != Some("tmpfs") {
-        return Err(Error::Invalid(format!("mount at {at}: tmpcopyup needs a tmpfs")));
+    if options.copy_up && !bind && entry.typ().as_deref() != Some("tmpfs") {
+        return Err(Error::Invalid(format!(
+            "mount at {at}: tmpcopyup needs a tmpfs or a bind mount"
+        )));
     }
     match entry.source() {
         Some(source) if needs_source => shares::split(source).map(drop),
@@ -129,13 +133,18 @@ fn open_source(entry: &Mount, options: &Options, users: Option<&UserNamespace>) 
     let kind = SFlag::from_bits_truncate(fstat(&file).doing(action)?.st_mode) & SFlag::S_IFMT;
     let tree = Tree::copy(&file, options.flags.contains(MsFlags::MS_REC)).doing(action)?;
     map_ids(entry, options, users, &tree)?;
-    if !options.attributes.is_empty() {
-        tree.set(options.attributes, false).doing(action)?;
+    let attributes = options.attributes;
+    let (now, later) = match options.copy_up {
+        true => (Attributes::default(), attributes),
+        false => (attributes, Attributes::default()),
+    };
+    if !now.is_empty() {
+        tree.set(now, false).doing(action)?;
     }
     if !options.recursive.is_empty() {
         tree.set(options.recursive, true).doing(action)?;
     }
-    Ok(Source { tree, is_directory: kind == SFlag::S_IFDIR })
+    Ok(Source { tree, is_directory: kind == SFlag::S_IFDIR, attributes: later })
 }
 
 /// By the mount's own mappings, or by the container's where only an option asks for it.
@@ -164,12 +173,17 @@ fn map_ids(
     tree.map_ids(namespace.fd(), recursive).doing(|| format!("map the ids of the mount at {at}"))
 }
 
-fn bind(entry: &Mount, source: &Source, root: &Root) -> Result<()> {
+fn bind(entry: &Mount, options: &Options, source: &Source, root: &Root) -> Result<()> {
     let target = if source.is_directory {
         root.make_directory(entry.destination())?
     } else {
         root.make_file(entry.destination())?
     };
+    if options.copy_up {
+        let action = || format!("copy up {}", entry.destination().display());
+        copy_up::fill(&source.tree, &target).doing(action)?;
+        source.tree.set(source.attributes, false).doing(action)?;
+    }
     source.tree.attach(&target).doing(|| format!("bind on {}", entry.destination().display()))
 }
 

@@ -90,7 +90,12 @@ fn number(text: &str) -> Option<Result<u32, UserError>> {
 ///
 /// A name goes before a number that looks the same. A group that is given stands alone; else the
 /// user's groups are those of both files.
-pub fn look_up(name: &str, passwd: &str, group: &str) -> Result<Identity, UserError> {
+pub fn look_up(
+    name: &str,
+    further: &[String],
+    passwd: &str,
+    group: &str,
+) -> Result<Identity, UserError> {
     let (user_part, group_part) = match name.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
         None => (name, None),
@@ -110,10 +115,13 @@ pub fn look_up(name: &str, passwd: &str, group: &str) -> Result<Identity, UserEr
     if user.uid == NO_ID || user.gid == NO_ID {
         return Err(UserError::OutOfRange(user_part.to_owned()));
     }
-    let (gid, supplementary) = match group_part {
+    let (gid, mut supplementary) = match group_part {
         Some(part) => (group_id(part, group)?, Vec::new()),
         None => (user.gid, groups_of(user.name, group)),
     };
+    for part in further {
+        supplementary.push(group_id(part, group)?);
+    }
     let home = home_or_root(user.home);
     Ok(Identity { uid: user.uid, gid, groups: supplementary, home })
 }
@@ -169,7 +177,7 @@ www:x:34:
 ";
 
     fn ids(name: &str) -> Result<(u32, u32, Vec<u32>, String), UserError> {
-        look_up(name, PASSWD, GROUP).map(|i| (i.uid, i.gid, i.groups, i.home))
+        look_up(name, &[], PASSWD, GROUP).map(|i| (i.uid, i.gid, i.groups, i.home))
     }
 
     #[test]
@@ -216,10 +224,20 @@ www:x:34:
         assert_eq!(home_of(4711, PASSWD), "/");
     }
 
+    #[test]
+    fn further_groups_have_names_or_numbers() {
+        let with = |groups: &[&str]| {
+            let groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
+            look_up("web:5", &groups, PASSWD, "wheel:x:10:\n").map(|identity| identity.groups)
+        };
+        assert_eq!(with(&["wheel", "77"]).unwrap(), [10, 77]);
+        assert!(matches!(with(&["none"]), Err(UserError::UnknownGroup(_))));
+    }
+
     proptest! {
         #[test]
         fn any_files_are_read_without_panic(name in ".{0,12}", passwd in ".{0,200}", group in ".{0,200}") {
-            if let Ok(identity) = look_up(&name, &passwd, &group) {
+            if let Ok(identity) = look_up(&name, &[], &passwd, &group) {
                 prop_assert!(identity.uid != NO_ID && identity.gid != NO_ID);
                 prop_assert!(!identity.home.is_empty());
             }
@@ -228,7 +246,7 @@ www:x:34:
         #[test]
         fn groups_are_bounded(count in 0usize..3000) {
             let group: String = (0..count).map(|n| format!("g{n}:x:{n}:web\n")).collect();
-            prop_assert_eq!(look_up("web", PASSWD, &group).unwrap().groups.len(), count.min(MAX_GROUPS));
+            prop_assert_eq!(look_up("web", &[], PASSWD, &group).unwrap().groups.len(), count.min(MAX_GROUPS));
         }
     }
 }

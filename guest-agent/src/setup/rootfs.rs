@@ -24,12 +24,25 @@ pub const STAGE: &str = "/run/ampoule/stage";
 
 const NONE: Option<&str> = None;
 
+/// Options of the file system that a writable layer is on: the host gets back what is removed.
+const LAYER_OPTIONS: &str = "discard";
+
+/// Device nodes of a root file system's parts, as far as they are disks.
+#[derive(Debug, Clone, Copy)]
+pub struct Disks<'a> {
+    /// The source's.
+    pub source: Option<&'a Path>,
+    /// The writable layer's.
+    pub layer: Option<&'a Path>,
+}
+
 /// Mounts the root file system, seen by nobody else.
 ///
-/// `disk` is the device node of the source, where that is a disk. What an image holds belongs to
+/// What an image holds belongs to
 /// the ids of `users`, if there is such a namespace; what is shared by the host, or takes the
 /// writes itself, has the owners that it has.
-pub fn mount(rootfs: &Rootfs, disk: Option<&Path>, users: Option<&UserNamespace>) -> Result<Root> {
+pub fn mount(rootfs: &Rootfs, disks: Disks<'_>, users: Option<&UserNamespace>) -> Result<Root> {
+    let disk = disks.source;
     mount_call(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
         .doing(|| "make the mount namespace private")?;
     let stage = Path::new(STAGE);
@@ -45,7 +58,7 @@ pub fn mount(rootfs: &Rootfs, disk: Option<&Path>, users: Option<&UserNamespace>
             map_ids(stage, users)?;
             Root::open(stage)
         }
-        WritableLayer::Tmpfs { size } => mount_overlay(&rootfs.source, disk, *size, users),
+        writable => mount_overlay(rootfs, writable, disks, users),
     }
 }
 
@@ -55,10 +68,10 @@ pub fn check(rootfs: &Rootfs) -> Result<()> {
         return Ok(());
     };
     match (fstype.as_str(), &rootfs.writable) {
-        ("ext4", _) | ("erofs", WritableLayer::None | WritableLayer::Tmpfs { .. }) => {}
-        ("erofs", WritableLayer::Source) => {
+        ("ext4", _) | ("erofs", WritableLayer::Source) => {
             return Err(Error::Invalid("an erofs takes no writes".into()));
         }
+        ("erofs", _) => {}
         _ => return Err(Error::Unsupported(format!("a root file system of type {fstype:?}"))),
     }
     disk_options(options).map(drop)
@@ -120,12 +133,16 @@ fn map_ids(path: &Path, users: Option<&UserNamespace>) -> Result<()> {
 }
 
 fn mount_overlay(
-    source: &RootfsSource,
-    disk: Option<&Path>,
-    size: Option<u64>,
+    rootfs: &Rootfs,
+    writable: &WritableLayer,
+    disks: Disks<'_>,
     users: Option<&UserNamespace>,
 ) -> Result<Root> {
     let stage = Path::new(STAGE);
+    let size = match writable {
+        WritableLayer::Tmpfs { size } => *size,
+        _ => None,
+    };
     let tmpfs = size.map_or_else(String::new, |size| format!("size={size},")) + "mode=0711";
     mount_call(Some("tmpfs"), stage, Some("tmpfs"), MsFlags::empty(), Some(tmpfs.as_str()))
         .doing(|| format!("mount the writable layer ({tmpfs})"))?;
@@ -134,16 +151,25 @@ fn mount_overlay(
     }
     let [lower, root] = ["lower", "root"].map(|name| stage.join(name));
     let [upper, work] = ["layer/upper", "layer/work"].map(|name| stage.join(name));
-    for directory in [&upper, &work] {
-        fs::create_dir(directory).doing(|| format!("make {}", directory.display()))?;
+    if let Some(device) = disks.layer {
+        let (to, flags) = (stage.join("layer"), MsFlags::empty());
+        mount_call(Some(device), &to, Some("ext4"), flags, Some(LAYER_OPTIONS))
+            .doing(|| format!("mount the writable layer ({})", device.display()))?;
     }
-    mount_source(source, disk, &lower, Attributes::READ_ONLY)?;
-    copy_ownership(&lower, &upper)?;
+    mount_source(&rootfs.source, disks.source, &lower, Attributes::READ_ONLY)?;
+    // What is there is a container's that was started before.
+    if !upper.exists() {
+        for directory in [&upper, &work] {
+            fs::create_dir_all(directory).doing(|| format!("make {}", directory.display()))?;
+        }
+        copy_ownership(&lower, &upper)?;
+    }
     map_ids(&lower, users)?;
     map_ids(&stage.join("layer"), users)?;
-    // The layer ends with the guest: there is nothing that syncing it could save.
+    // A layer in memory ends with the guest: there is nothing that syncing it could save.
+    let volatile = if disks.layer.is_none() { ",volatile" } else { "" };
     let layers = format!(
-        "lowerdir={},upperdir={},workdir={},volatile",
+        "lowerdir={},upperdir={},workdir={}{volatile}",
         lower.display(),
         upper.display(),
         work.display()

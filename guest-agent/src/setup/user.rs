@@ -28,8 +28,10 @@ const DEFAULT_UMASK: u32 = 0o022;
 pub fn resolve(root: &Root, user: &User, name: Option<&UserName>) -> Result<Identity> {
     let passwd = read(root, "/etc/passwd")?;
     match name {
-        Some(name) => passwd::look_up(&name.user, &passwd, &read(root, "/etc/group")?)
-            .map_err(|e| Error::Invalid(e.to_string())),
+        Some(name) => {
+            passwd::look_up(&name.user, &name.groups, &passwd, &read(root, "/etc/group")?)
+                .map_err(|e| Error::Invalid(e.to_string()))
+        }
         None => Ok(Identity {
             uid: user.uid(),
             gid: user.gid(),

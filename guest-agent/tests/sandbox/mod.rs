@@ -387,7 +387,7 @@ pub fn process(container: &str, process: &str) -> ProcessId {
 }
 
 pub fn user(name: &str) -> Option<UserName> {
-    Some(UserName { user: name.to_owned() })
+    Some(UserName { user: name.to_owned(), groups: Vec::new() })
 }
 
 /// A spec much like those of container engines.

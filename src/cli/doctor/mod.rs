@@ -8,13 +8,13 @@ mod mitigations;
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::Args as ClapArgs;
 
 use super::{Failure, Global};
-use crate::sandbox::GuestFiles;
+use crate::sandbox::{GuestFiles, layer};
 use crate::vmm::probe::{KvmReality, probe};
 use finding::{Finding, Group};
 use host_files::HostFiles;
@@ -33,7 +33,7 @@ pub struct Args {
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     let kvm = probe();
     if args.probe {
-        println!("{}", word(&kvm));
+        println!("{}", kvm.word());
         return Ok(ExitCode::SUCCESS);
     }
     let places = global.places();
@@ -44,6 +44,7 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
         ("state", of_folder(&places.state)),
         ("memory", of_memory(fs::read_to_string("/proc/meminfo"))),
         ("tap devices", of_tun()),
+        ("mke2fs", of_mke2fs(layer::mke2fs())),
     ];
     let host = HostFiles::here();
     let groups = [
@@ -65,15 +66,6 @@ fn containerd_version(program: &Path) -> Option<String> {
     let text = String::from_utf8_lossy(&output.stdout);
     // containerd github.com/containerd/containerd 1.7.24 …
     text.split_whitespace().nth(2).map(str::to_owned)
-}
-
-fn word(kvm: &KvmReality) -> &'static str {
-    match kvm {
-        KvmReality::Real { .. } => "real",
-        KvmReality::Interpreted { .. } => "interpreted",
-        KvmReality::NotPermitted => "forbidden",
-        KvmReality::Absent(_) => "absent",
-    }
 }
 
 fn of_kvm(kvm: &KvmReality) -> Finding {
@@ -140,6 +132,17 @@ fn of_memory(meminfo: io::Result<String>) -> Finding {
         None => Finding::Weak(
             "/proc/meminfo does not tell what is available".into(),
             "mount -t proc proc /proc",
+        ),
+    }
+}
+
+/// Containers that are not removed at their end write to a disk.
+fn of_mke2fs(program: Option<PathBuf>) -> Finding {
+    match program {
+        Some(program) => Finding::Good(program.display().to_string()),
+        None => Finding::Weak(
+            "there is none: what containers write cannot be kept on a disk".into(),
+            "apt-get install e2fsprogs, or set layer = \"tmpfs\" in [storage] of /etc/ampoule/config.toml",
         ),
     }
 }

@@ -1,16 +1,17 @@
 //! `ampoule image prune`: what nobody needs.
 
-use std::io::{self, BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
+use super::super::confirm::is_meant;
 use super::super::{Failure, Global, size};
 use super::rm::print;
 use crate::image::Store;
+use crate::sandbox::Registry;
 
 /// Remove images that no name means, and what is left of pulls that were given up
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Remove every image that no sandbox uses
+    /// Remove every image that no container uses
     #[arg(short, long)]
     all: bool,
     /// Do not ask
@@ -20,10 +21,13 @@ pub struct Args {
 
 /// Asks, and removes them.
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
-    if !args.force && !confirmed(args.all)? {
+    let what = if args.all { "images that no container uses" } else { "images without a name" };
+    if !args.force && !is_meant(&format!("all {what}"))? {
         return Ok(ExitCode::SUCCESS);
     }
-    let pruned = Store::open(&global.places().data)?.prune(args.all)?;
+    let places = global.places();
+    let users = Registry::new(&places).images()?;
+    let pruned = Store::open(&places.data)?.with_users(users).prune(args.all)?;
     if !pruned.removed.is_empty() {
         println!("Deleted Images:");
         pruned.removed.iter().for_each(print);
@@ -31,16 +35,4 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     }
     println!("Total reclaimed space: {}", size::decimal(pruned.bytes));
     Ok(ExitCode::SUCCESS)
-}
-
-fn confirmed(all: bool) -> Result<bool, Failure> {
-    if !io::stdin().is_terminal() {
-        return Err("no terminal to ask whether to remove images: give -f".into());
-    }
-    let what = if all { "images that no sandbox uses" } else { "images without a name" };
-    print!("WARNING! This will remove all {what}.\nAre you sure you want to continue? [y/N] ");
-    io::stdout().flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use super::super::{Failure, Global, report};
-use crate::image::{Removed, Store};
+use crate::image::{Removed, Store, Users};
+use crate::sandbox::Registry;
 
 /// Remove images.
 #[derive(Debug, clap::Args)]
@@ -11,14 +12,18 @@ pub struct Args {
     /// Names, ids, starts of ids or digests
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
-    /// Remove an image by its id even if it has names in several repositories
+    /// Remove an image by its id even if it has names in several repositories, and one that a container
+    /// that does not run was made of
     #[arg(short, long)]
     force: bool,
 }
 
 /// Removes each image; one that fails does not keep the others.
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
-    let store = Store::open(&global.places().data)?;
+    let places = global.places();
+    let store = Store::open(&places.data)?;
+    let users = if args.force { Users::default() } else { Registry::new(&places).images()? };
+    let store = store.with_users(users);
     let mut failed = None;
     for image in &args.images {
         match store.remove(image, args.force) {

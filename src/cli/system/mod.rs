@@ -1,16 +1,20 @@
 //! `ampoule system`: ampoule as a part of a host.
 
+mod config;
+mod df;
+mod info;
 mod install;
+mod prune;
 mod uninstall;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::Failure;
+use super::{Failure, Global};
 use crate::system::step::Step;
 use crate::system::{Place, SystemError};
 
-/// Put ampoule on a host, and take it off again
+/// Look after what ampoule keeps; put it on a host, and take it off again
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -19,6 +23,10 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
+    Config(config::Args),
+    Df(df::Args),
+    Info(info::Args),
+    Prune(prune::Args),
     Install(install::Args),
     Uninstall(uninstall::Args),
 }
@@ -58,8 +66,12 @@ impl Common {
 }
 
 /// Runs the verb.
-pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     match &args.verb {
+        Verb::Config(args) => config::run(args),
+        Verb::Df(args) => df::run(args, global),
+        Verb::Info(args) => info::run(args, global),
+        Verb::Prune(args) => prune::run(args, global),
         Verb::Install(args) => install::run(args),
         Verb::Uninstall(args) => uninstall::run(args),
     }

@@ -101,7 +101,7 @@ impl Attendance {
         // Dropped on every way out of here, before a failure is printed.
         let _terminal = if console { RawTerminal::enter()? } else { None };
         let id = format!("vm-{}", std::process::id());
-        let group = if seal.no_jail { None } else { Group::make(&id, size) };
+        let group = if seal.no_jail { None } else { Group::make(&id, &size.into())? };
         let wanted = Wanted { id: &id, config, descriptors, console, group };
         let mut monitor = Monitor::spawn(wanted)?;
         match self.wait(&monitor)? {

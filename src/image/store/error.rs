@@ -27,6 +27,16 @@ pub enum StoreError {
         /// as the user named it
         name: String,
     },
+    /// a container was made of the image
+    #[error(
+        "the image {name} is that of container {container}: remove the container first, or force it (-f)"
+    )]
+    HasContainer {
+        /// as the user named it
+        name: String,
+        /// its name
+        container: String,
+    },
     /// an id whose image has names in several repositories
     #[error(
         "the image {id} has names in several repositories ({names}): remove these, or all by \

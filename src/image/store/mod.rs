@@ -43,6 +43,7 @@ pub(super) use load::{Layers, Planned, plan};
 pub(super) use parts::{Part, Parts, make as make_manifest};
 pub(super) use staging::Staging;
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -68,7 +69,11 @@ pub struct Store {
     root: PathBuf,
     limits: Limits,
     verifier: Verifier,
+    users: Users,
 }
+
+/// Containers that were made of images, by the images' ids: these stay.
+pub type Users = HashMap<Digest, String>;
 
 /// The lock of the whole store, held.
 #[derive(Debug)]
@@ -130,7 +135,7 @@ impl Image {
         Err(StoreError::Platform { id: self.id, found: architecture })
     }
 
-    /// Its configuration, byte for byte.
+    /// Its configuration, byte for byte: more than its specification has may be in it.
     ///
     /// # Errors
     ///
@@ -158,6 +163,7 @@ impl Store {
             root: root.to_owned(),
             limits: Limits::default(),
             verifier: Verifier::default(),
+            users: Users::default(),
         };
         for folder in [store.images(), store.staging(), store.blobs(), store.downloads()] {
             blobs::make_folder(&folder)?;
@@ -169,6 +175,12 @@ impl Store {
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// The same store, of which these images are not removed, whether somebody holds them or not.
+    #[must_use]
+    pub fn with_users(self, users: Users) -> Self {
+        Self { users, ..self }
     }
 
     /// The same store, that takes only what these programs accept.

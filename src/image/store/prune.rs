@@ -37,7 +37,7 @@ impl Store {
             let deleted = self.delete(&id.to_string(), id, &names, &mut references, &trash, &held);
             match deleted {
                 Ok(bytes) => pruned.bytes += bytes,
-                Err(StoreError::InUse { .. }) => continue,
+                Err(StoreError::InUse { .. } | StoreError::HasContainer { .. }) => continue,
                 Err(error) => return Err(error),
             }
             pruned.removed.extend(names.into_iter().map(Removed::Untagged));

@@ -104,6 +104,10 @@ impl Store {
                 return Err(StoreError::io("locking", &folder)(error));
             }
         }
+        if let Some(container) = self.users.get(&id) {
+            let (name, container) = (text.to_owned(), container.clone());
+            return Err(StoreError::HasContainer { name, container });
+        }
         // Names first: an image without names is whole, a name without an image is not.
         for name in names {
             references.unset(name);

@@ -18,10 +18,11 @@ pub const SECTOR_SHIFT: u32 = 9;
 /// Bytes of a sector.
 pub const SECTOR: usize = 1 << SECTOR_SHIFT;
 
-/// Sectors of an empty slot (1 TiB) for a disk that is only read: more than any image, so that what a
-/// restored machine has there needs no change of the capacity, of which the guest would have to hear first.
-/// A slot that can be written to has none: what is plugged into it while the machine runs has its own.
-const SLOT_SECTORS: u64 = 1 << 31;
+/// Sectors of an empty slot (1 TiB) that has its serial number already, or for a disk that is only read:
+/// more than any image or layer, so that what a restored machine has there needs no change of the capacity,
+/// of which the guest would have to hear first. Another slot that can be written to has none: what is
+/// plugged into it while the machine runs has its own.
+pub const SLOT_SECTORS: u64 = 1 << 31;
 
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -34,6 +35,8 @@ pub struct Disk {
     /// None in an empty slot.
     file: Option<File>,
     sectors: u64,
+    /// Sectors of the file: of one that can be written to, nothing beyond is touched.
+    end: u64,
     slot: bool,
     read_only: bool,
 }
@@ -100,8 +103,8 @@ impl Disk {
             None => open(config)?,
         };
         let Some(mut file) = opened else {
-            let sectors = if read_only { SLOT_SECTORS } else { 0 };
-            return Ok(Self { file: None, sectors, slot: true, read_only });
+            let sectors = if read_only || config.serial.is_some() { SLOT_SECTORS } else { 0 };
+            return Ok(Self::empty(sectors, read_only));
         };
         let path = config.path.clone().unwrap_or_default();
         // The size in the metadata of a block device is 0.
@@ -118,12 +121,13 @@ impl Disk {
 
     /// An empty slot of this capacity.
     pub fn empty(sectors: u64, read_only: bool) -> Self {
-        Self { file: None, sectors, slot: true, read_only }
+        Self { file: None, sectors, end: sectors, slot: true, read_only }
     }
 
     /// A file of so many bytes, which somebody else has opened and locked.
     pub fn plugged(file: File, bytes: u64, read_only: bool) -> Self {
-        Self { file: Some(file), sectors: sectors_of(bytes), slot: false, read_only }
+        let sectors = sectors_of(bytes);
+        Self { file: Some(file), sectors, end: sectors, slot: false, read_only }
     }
 
     /// Whether there is nothing in it.
@@ -137,7 +141,9 @@ impl Disk {
     }
 
     /// Makes it a slot of this capacity, which the guest knows. What is beyond the file's end
-    /// cannot be read.
+    /// cannot be read, and not be written.
+    ///
+    /// The file is not longer than that: what is beyond the capacity is out of reach.
     pub fn make_slot(&mut self, sectors: u64) {
         (self.slot, self.sectors) = (true, sectors);
     }
@@ -163,7 +169,9 @@ impl Disk {
             bytes: sectors.saturating_mul(1 << SECTOR_SHIFT),
         };
         let end = sector.checked_add(sectors).ok_or_else(outside)?;
-        if end > self.sectors {
+        // A guest must not make the file longer, nor have room kept behind its end.
+        let most = if self.read_only { self.sectors } else { self.sectors.min(self.end) };
+        if end > most {
             return Err(outside());
         }
         // Below `self.sectors`, whose bytes, but for the last sector's, are a file's size.

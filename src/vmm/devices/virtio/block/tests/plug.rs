@@ -93,3 +93,33 @@ fn a_slot_of_read_only_disks_stays_one() {
     m.block.unplug().unwrap();
     assert_eq!(capacity(&m), empty);
 }
+
+#[test]
+fn of_a_disk_in_a_larger_slot_nothing_behind_its_end_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk");
+    fs::write(&path, [0x31; 1536]).unwrap();
+    let serial = Some("layer".to_owned());
+    let empty = DiskConfig { path: None, serial: serial.clone(), ..config(PathBuf::new(), false) };
+    let saved = Block::new(&empty).unwrap().save();
+    let DeviceState::Block { sectors, slot: true } = saved else { panic!("{saved:?}") };
+    let mut block = Block::new(&DiskConfig { serial, ..config(path.clone(), false) }).unwrap();
+    block.restore(&saved).unwrap();
+    let memory = memory();
+    let driver = Driver::new(&memory, 0, 256);
+    let mut m = Machine { _folder: folder, path, block, driver, interrupt: interrupt() };
+    let features = m.block.device_features();
+    m.activate(features);
+    assert!(sectors > 3 && capacity(&m) == sectors);
+    m.driver.write(PAYLOAD, &[0x32; 1024]);
+    assert_eq!(m.request(1, 2, &[readable(PAYLOAD, 512)]).0, OK);
+    for (sector, bytes) in [(3, 512), (2, 1024), (sectors - 1, 512)] {
+        assert_eq!(m.request(1, sector, &[readable(PAYLOAD, bytes)]).0, IOERR, "{sector}");
+    }
+    // Write zeroes that are kept: of sectors 3 and 4.
+    let range = [3u64.to_le_bytes().as_slice(), &2u32.to_le_bytes(), &[0; 4]].concat();
+    m.driver.write(PAYLOAD, &range);
+    assert_eq!(m.request(13, 0, &[readable(PAYLOAD, 16)]).0, IOERR);
+    assert_eq!(m.file().len(), 1536);
+    assert_eq!(m.file()[1024..], [0x32; 512]);
+}

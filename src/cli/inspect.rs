@@ -1,0 +1,176 @@
+//! `ampoule inspect`: all that is known of containers, in docker's JSON.
+
+use std::process::ExitCode;
+
+use clap::Args as ClapArgs;
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::{Failure, Global};
+use crate::sandbox::mounts::{MountKind, MountPoint};
+use crate::sandbox::{Entry, Options, Places, Record, Registry, State, Status, health};
+
+/// Print all that is known of containers, as a JSON array
+///
+/// The fields are docker's, as far as they mean something here; Ampoule has what is ampoule's own.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  ampoule inspect web | jq '.[0].State.ExitCode'")]
+pub struct Args {
+    /// Containers, by name or id
+    #[arg(required = true)]
+    containers: Vec<String>,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
+    let places = global.places();
+    let registry = Registry::new(&places);
+    let mut all = Vec::new();
+    let mut failed: Option<Failure> = None;
+    for container in &args.containers {
+        match registry.find(container).and_then(|entry| Ok((entry.record()?, entry))) {
+            Ok((record, entry)) => all.push(told(&places, &entry, &record)),
+            Err(error) => {
+                if let Some(before) = failed.replace(error.into()) {
+                    super::tell(&before);
+                }
+            }
+        }
+    }
+    // docker prints what it has found, also where something is missing.
+    println!("{}", serde_json::to_string_pretty(&all)?);
+    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
+fn told(places: &Places, entry: &Entry, record: &Record) -> Value {
+    let (state, options) = (&entry.state, &record.options);
+    let (path, args) = match state.command.split_first() {
+        Some((path, args)) => (path.as_str(), args),
+        None => ("", &[][..]),
+    };
+    json!({
+        "Id": state.id,
+        "Created": record.created,
+        "Path": path,
+        "Args": args,
+        "State": state_of(entry),
+        "Image": record.image,
+        "LogPath": entry.folder.log(),
+        "Name": format!("/{}", state.name),
+        "RestartCount": state.restarts,
+        "Platform": "linux",
+        "Mounts": options.mounts.iter().map(|mount| mount_of(places, mount)).collect::<Vec<_>>(),
+        "HostConfig": host_config(options),
+        "Config": config(state, options),
+        "Ampoule": {
+            "Kernel": options.kernel,
+            "Vcpus": options.shape().vcpus,
+            "MemoryMiB": options.shape().memory_mib,
+            "Keeper": state.keeper.filter(|_| entry.folder.is_kept()),
+            "LayerSize": options.layer_size,
+            "Annotations": options.annotations,
+        },
+    })
+}
+
+fn state_of(entry: &Entry) -> Value {
+    let state = &entry.state;
+    let running = state.status.is_running();
+    let time = |time: Option<Timestamp>| {
+        time.map_or_else(|| "0001-01-01T00:00:00Z".to_owned(), |time| time.to_string())
+    };
+    let mut told = json!({
+        "Status": state.status.word(),
+        "Running": running || state.status == Status::Restarting,
+        "Paused": state.status == Status::Paused,
+        "Restarting": state.status == Status::Restarting,
+        "OOMKilled": state.oom_killed,
+        "Dead": false,
+        "Pid": state.monitor.filter(|_| running).unwrap_or(0),
+        "ExitCode": state.exit_code.filter(|_| !running).unwrap_or(0),
+        "Error": state.error.clone().unwrap_or_default(),
+        "StartedAt": time(state.started),
+        "FinishedAt": time(state.finished.filter(|_| !running)),
+    });
+    if let Some(health) = health::read(entry.folder.container()) {
+        told["Health"] = json!(health);
+    }
+    told
+}
+
+fn mount_of(places: &Places, mount: &MountPoint) -> Value {
+    let (kind, name, source) = match &mount.kind {
+        MountKind::Bind { source, .. } => ("bind", None, source.display().to_string()),
+        MountKind::Volume { name, .. } => {
+            let source = places.data.join("volumes").join(name).join("_data");
+            ("volume", Some(name.clone()), source.display().to_string())
+        }
+        MountKind::Tmpfs { .. } => ("tmpfs", None, String::new()),
+    };
+    let mut told = Map::new();
+    told.insert("Type".into(), kind.into());
+    if let Some(name) = name {
+        told.insert("Name".into(), name.into());
+        told.insert("Driver".into(), "local".into());
+    }
+    told.insert("Source".into(), source.into());
+    told.insert("Destination".into(), json!(mount.target));
+    told.insert("RW".into(), (!mount.read_only).into());
+    Value::Object(told)
+}
+
+fn host_config(options: &Options) -> Value {
+    let limits = &options.limits;
+    let maximum = match options.restart {
+        crate::sandbox::RestartPolicy::OnFailure(Some(most)) => most,
+        _ => 0,
+    };
+    let log = json!({
+        "max-size": options.log.max_size.to_string(),
+        "max-file": options.log.max_file.to_string(),
+    });
+    // More than nine thousand CPUs would be needed to leave the range.
+    #[allow(clippy::cast_possible_truncation)]
+    let nano_cpus = options.cpus.map_or(0, |cpus| (cpus * 1e9) as i64);
+    json!({
+        "AutoRemove": options.remove,
+        "RestartPolicy": { "Name": options.restart.name(), "MaximumRetryCount": maximum },
+        "LogConfig": { "Type": "json-file", "Config": log },
+        "NanoCpus": nano_cpus,
+        "Memory": options.memory.unwrap_or(0),
+        "MemorySwap": limits.memory_swap.unwrap_or(0),
+        "MemoryReservation": limits.memory_reservation.unwrap_or(0),
+        "CpuShares": limits.cpu_shares.unwrap_or(0),
+        "CpuPeriod": limits.cpu_period.unwrap_or(0),
+        "CpuQuota": limits.cpu_quota.unwrap_or(0),
+        "PidsLimit": limits.pids,
+        "OomScoreAdj": limits.oom_score_adj.unwrap_or(0),
+        "ShmSize": limits.shm_size.unwrap_or(64 << 20),
+        "Sysctls": limits.sysctls,
+        "CapAdd": options.security.add,
+        "CapDrop": options.security.drop,
+        "Privileged": options.security.privileged,
+        "ReadonlyRootfs": options.read_only,
+        "GroupAdd": options.groups,
+        "CgroupParent": options.cgroup_parent.clone().unwrap_or_default(),
+    })
+}
+
+fn config(state: &State, options: &Options) -> Value {
+    let hostname = options.hostname.clone().unwrap_or_else(|| state.short_id().to_owned());
+    json!({
+        "Hostname": hostname,
+        "Image": options.image,
+        "Cmd": options.command,
+        "Entrypoint": options.entrypoint,
+        "Env": options.env,
+        "User": options.user.clone().unwrap_or_default(),
+        "WorkingDir": options.workdir.clone().unwrap_or_default(),
+        "Tty": options.terminal,
+        "OpenStdin": options.interactive,
+        "Labels": options.labels,
+        "StopSignal": options.stop_signal,
+        "StopTimeout": options.stop_timeout,
+        "Healthcheck": options.health,
+    })
+}

@@ -1,0 +1,97 @@
+//! `ampoule system prune`: takes away what nobody needs.
+
+use std::process::ExitCode;
+
+use clap::Args as ClapArgs;
+
+use super::super::confirm::is_meant;
+use super::super::occupied::occupied;
+use super::super::{Failure, Global, size};
+use crate::image::Store;
+use crate::sandbox::{Registry, lifecycle};
+use crate::volume::{VolumeError, VolumeStore};
+
+/// Remove containers that do not run, and images without a name
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  ampoule system prune --all --volumes --force")]
+pub struct Args {
+    /// All images that no container uses, not just those without a name
+    #[arg(short, long)]
+    all: bool,
+    /// Volumes without a name of their own that no container has, too
+    #[arg(long)]
+    volumes: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
+    let images =
+        if args.all { "all images that no container uses" } else { "images without a name" };
+    let volumes = if args.volumes { ", volumes without a name" } else { "" };
+    let what = format!("all containers that do not run, {images}{volumes}");
+    if !args.force && !is_meant(&what)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let places = global.places();
+    let registry = Registry::new(&places);
+    registry.sweep()?;
+    let mut bytes = 0u64;
+    let mut gone = Vec::new();
+    for entry in registry.list()?.into_iter().filter(|entry| !entry.folder.is_kept()) {
+        let taken = occupied(entry.folder.container());
+        // One that is being started stays.
+        if lifecycle::remove(&registry, &entry.state.id, false, false).is_ok() {
+            bytes = bytes.saturating_add(taken);
+            gone.push(entry.state.id);
+        }
+    }
+    tell("Deleted Containers:", &gone);
+    if args.volumes {
+        let (freed, gone) = volumes_of_nobody(&registry, &VolumeStore::new(&places.data))?;
+        bytes = bytes.saturating_add(freed);
+        tell("Deleted Volumes:", &gone);
+    }
+    let pruned = Store::open(&places.data)?.with_users(registry.images()?).prune(args.all)?;
+    bytes = bytes.saturating_add(pruned.bytes);
+    if !pruned.removed.is_empty() {
+        println!("Deleted Images:");
+        pruned.removed.iter().for_each(super::super::image::rm::print);
+        println!();
+    }
+    println!("Total reclaimed space: {}", size::decimal(bytes));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn volumes_of_nobody(
+    registry: &Registry,
+    store: &VolumeStore,
+) -> Result<(u64, Vec<String>), Failure> {
+    let (mut bytes, mut gone) = (0u64, Vec::new());
+    let entries = registry.list()?;
+    let mounts = || entries.iter().flat_map(|entry| &entry.state.mounts);
+    for volume in store.list()?.into_iter().filter(|volume| volume.record.anonymous) {
+        if mounts().any(|mount| mount.volume() == Some(&volume.name)) {
+            continue;
+        }
+        let taken = occupied(&volume.mountpoint);
+        match store.remove(&volume.name, &[]) {
+            Ok(()) => {
+                bytes = bytes.saturating_add(taken);
+                gone.push(volume.name);
+            }
+            // Somebody is starting a container with it, or was faster.
+            Err(VolumeError::Held(_) | VolumeError::NotFound(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((bytes, gone))
+}
+
+fn tell(heading: &str, gone: &[String]) {
+    if !gone.is_empty() {
+        println!("{heading}\n{}\n", gone.join("\n"));
+    }
+}

@@ -1,0 +1,86 @@
+//! `ampoule volume ls`: a list of volumes.
+
+use std::process::ExitCode;
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+
+use super::super::table::Table;
+use super::super::{Failure, Global};
+use super::{Filter, filter, fits, store, users};
+use crate::volume::Volume;
+
+/// List volumes
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  ampoule volume ls\n  ampoule volume ls -q --filter dangling=true\n  \
+    ampoule volume ls --filter label=tier=db --format json"
+)]
+pub struct Args {
+    /// Show names alone
+    #[arg(short, long)]
+    quiet: bool,
+    /// Only those that fit: dangling=true|false, name=PART, label=KEY[=VALUE]
+    #[arg(short, long = "filter", value_name = "KEY=VALUE", value_parser = filter)]
+    filters: Vec<Filter>,
+    /// How to show them
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// a table
+    Table,
+    /// one JSON object a line
+    Json,
+}
+
+/// A line of the list, with docker's names for its parts.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Row {
+    driver: &'static str,
+    labels: String,
+    mountpoint: String,
+    name: String,
+    scope: &'static str,
+}
+
+impl From<Volume> for Row {
+    fn from(volume: Volume) -> Self {
+        let labels = volume.record.labels.iter().map(|(key, value)| format!("{key}={value}"));
+        Self {
+            driver: "local",
+            labels: labels.collect::<Vec<_>>().join(","),
+            mountpoint: volume.mountpoint.display().to_string(),
+            name: volume.name,
+            scope: "local",
+        }
+    }
+}
+
+/// Prints the list.
+pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
+    let mut volumes = store(global).list()?;
+    let users = users(global)?;
+    volumes.retain(|volume| fits(&args.filters, volume, users.contains_key(&volume.name)));
+    let rows = volumes.into_iter().map(Row::from);
+    if args.quiet {
+        rows.for_each(|row| println!("{}", row.name));
+        return Ok(ExitCode::SUCCESS);
+    }
+    match args.format {
+        Format::Json => {
+            for row in rows {
+                println!("{}", serde_json::to_string(&row)?);
+            }
+        }
+        Format::Table => {
+            let mut table = Table::new(&["DRIVER", "VOLUME NAME"]);
+            rows.for_each(|row| table.row([row.driver.to_owned(), row.name]));
+            print!("{table}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -12,6 +12,7 @@
 //! * [`sandbox`]: a microVM and everything the host keeps for it
 //! * [`network`]: the network of a namespace, joined to a guest
 //! * [`volume`]: directories that outlive the containers that have them
+//! * [`build`]: images from Dockerfiles, their steps in sandboxes
 //! * [`image`]: registries, archives, the image store, flattening into EROFS
 //! * [`agent`]: host side of the agent protocol; everything it reads is hostile
 //! * [`monitor`]: the process that is the VMM of one sandbox
@@ -22,6 +23,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod build;
 pub mod cli;
 pub mod clock;
 pub mod front;

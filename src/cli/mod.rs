@@ -7,6 +7,7 @@ mod age;
 mod arguments;
 mod attach;
 mod bench;
+mod build;
 mod completion;
 mod confirm;
 mod create;
@@ -106,6 +107,7 @@ enum Verb {
     Create(Box<create::Args>),
     Start(start::Args),
     Load(load::Args),
+    Build(build::Args),
     Pull(pull::Args),
     Push(push::Args),
     Save(save::Args),
@@ -180,6 +182,7 @@ impl Verb {
         match self {
             Self::Run(args) => run::run(*args, global),
             Self::Load(args) => load::run(&args, global),
+            Self::Build(args) => build::run(args, global),
             Self::Pull(args) => pull::run(&args, global),
             Self::Push(args) => push::run(&args, global),
             Self::Save(args) => save::run(&args, global),

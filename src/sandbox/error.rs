@@ -159,10 +159,21 @@ fn words(status: &Status) -> &'static str {
     }
 }
 
-/// The console's last lines, indented, where there are any.
+/// With which a guest's kernel begins to tell what went wrong in it.
+const OOPS: [&str; 5] =
+    ["BUG: ", "Oops", "general protection fault", "kernel BUG at", "Unable to handle"];
+
+/// Most lines of that: what comes first says most.
+const OOPS_LINES: usize = 48;
+
+/// The console's last lines, indented, where there are any; where its kernel has told what went wrong, that.
 fn console_part(console: &str) -> String {
     let lines: Vec<&str> = console.lines().filter(|line| !line.trim().is_empty()).collect();
-    let last = &lines[lines.len().saturating_sub(12)..];
+    let oops = lines.iter().position(|line| OOPS.iter().any(|word| line.contains(word)));
+    let last = match oops {
+        Some(first) => &lines[first..lines.len().min(first + OOPS_LINES)],
+        None => &lines[lines.len().saturating_sub(12)..],
+    };
     last.iter().map(|line| format!("\n  | {line}")).collect()
 }
 
@@ -181,6 +192,16 @@ mod tests {
         assert_eq!(agent(ErrorKind::Internal), 125);
         assert_eq!(SandboxError::Interrupted(Signal::SIGTERM).exit_status(), 143);
         assert_eq!(SandboxError::Running("x".into()).exit_status(), 125);
+    }
+
+    #[test]
+    fn a_kernels_own_words_are_shown_from_their_beginning() {
+        let mut console: String = (0..20).map(|n| format!("before {n}\n")).collect();
+        console.push_str("[ 6.1] Oops: general protection fault\n");
+        console.extend((0..60).map(|n| format!("trace {n}\n")));
+        let text = SandboxError::Died { reason: "it panicked".into(), console }.to_string();
+        assert!(text.starts_with("the sandbox died: it panicked\n  | [ 6.1] Oops"), "{text}");
+        assert!(text.ends_with("trace 46"), "{text}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 
 use ampoule_protocol::SHARES;
+use nix::unistd::geteuid;
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{Mount, Spec};
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,12 @@ pub enum MountError {
         /// why not
         reason: &'static str,
     },
+    /// what a user without root cannot do
+    #[error(
+        "cannot mount a directory of the host or a volume at {}: who serves its files needs rights over \
+         them that root alone can give away; run ampoule as root, or use --tmpfs", .0.display()
+    )]
+    NeedsRoot(PathBuf),
     /// a volume
     #[error(transparent)]
     Volume(#[from] VolumeError),
@@ -190,6 +197,11 @@ pub struct Mounted {
 impl Mounted {
     /// Makes what is to be made, and looks at what is there.
     pub fn prepare(places: &Places, mounts: &[MountPoint]) -> Result<Self, MountError> {
+        if !geteuid().is_root()
+            && let Some(mount) = mounts.iter().find(|mount| mount.is_shared())
+        {
+            return Err(MountError::NeedsRoot(mount.target.clone()));
+        }
         let mut prepared = Self::default();
         let mut mounts: Vec<&MountPoint> = mounts.iter().collect();
         // What is mounted inside of another mount comes after it.

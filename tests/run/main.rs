@@ -6,6 +6,7 @@
 mod support;
 
 mod bad_input;
+mod build;
 mod detached;
 mod faults;
 mod fork;
@@ -22,6 +23,7 @@ mod pulled;
 #[allow(dead_code)] // each facet uses its own part
 mod real;
 mod resources;
+mod rootless;
 mod sealed;
 mod stats;
 mod streams;

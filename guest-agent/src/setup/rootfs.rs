@@ -68,10 +68,10 @@ pub fn check(rootfs: &Rootfs) -> Result<()> {
         return Ok(());
     };
     match (fstype.as_str(), &rootfs.writable) {
-        ("ext4", _) | ("erofs", WritableLayer::Source) => {
+        ("erofs", WritableLayer::Source) => {
             return Err(Error::Invalid("an erofs takes no writes".into()));
         }
-        ("erofs", _) => {}
+        ("erofs" | "ext4", _) => {}
         _ => return Err(Error::Unsupported(format!("a root file system of type {fstype:?}"))),
     }
     disk_options(options).map(drop)

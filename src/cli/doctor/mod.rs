@@ -14,6 +14,7 @@ use std::process::{Command, ExitCode};
 use clap::Args as ClapArgs;
 
 use super::{Failure, Global};
+use crate::build;
 use crate::sandbox::{GuestFiles, layer};
 use crate::vmm::probe::{KvmReality, probe};
 use finding::{Finding, Group};
@@ -45,6 +46,7 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
         ("memory", of_memory(fs::read_to_string("/proc/meminfo"))),
         ("tap devices", of_tun()),
         ("mke2fs", of_mke2fs(layer::mke2fs())),
+        ("buildah", of_buildah(build::builder())),
     ];
     let host = HostFiles::here();
     let groups = [
@@ -143,6 +145,17 @@ fn of_mke2fs(program: Option<PathBuf>) -> Finding {
         None => Finding::Weak(
             "there is none: what containers write cannot be kept on a disk".into(),
             "apt-get install e2fsprogs, or set layer = \"tmpfs\" in [storage] of /etc/ampoule/config.toml",
+        ),
+    }
+}
+
+/// Only `ampoule build` needs it.
+fn of_buildah(program: Option<PathBuf>) -> Finding {
+    match program {
+        Some(program) => Finding::Good(program.display().to_string()),
+        None => Finding::Weak(
+            "there is none: `ampoule build` cannot read a Dockerfile".into(),
+            "apt-get install buildah",
         ),
     }
 }

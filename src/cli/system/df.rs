@@ -8,6 +8,7 @@ use serde_json::json;
 use super::super::occupied::occupied;
 use super::super::table::Table;
 use super::super::{Failure, Global, size};
+use crate::build;
 use crate::image::Store;
 use crate::sandbox::Registry;
 use crate::sandbox::template::Templates;
@@ -113,5 +114,8 @@ fn rows(global: &Global) -> Result<Vec<Row>, Failure> {
     let bytes = occupied(&places.templates());
     let total = Templates::new(places.templates()).list()?.len();
     let templates = Row { kind: "Templates", total, active: 0, bytes, reclaimable: bytes };
-    Ok(vec![images, containers, volumes, templates])
+    let bytes = occupied(&build::cache(&places));
+    let total = usize::from(bytes > 0);
+    let builds = Row { kind: "Build Cache", total, active: 0, bytes, reclaimable: bytes };
+    Ok(vec![images, containers, volumes, templates, builds])
 }

@@ -7,6 +7,7 @@ use clap::Args as ClapArgs;
 use super::super::confirm::is_meant;
 use super::super::occupied::occupied;
 use super::super::{Failure, Global, size};
+use crate::build;
 use crate::image::Store;
 use crate::sandbox::{Registry, lifecycle};
 use crate::volume::{VolumeError, VolumeStore};
@@ -15,7 +16,7 @@ use crate::volume::{VolumeError, VolumeStore};
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  ampoule system prune --all --volumes --force")]
 pub struct Args {
-    /// All images that no container uses, not just those without a name
+    /// All images that no container uses, not just those without a name, and the cache of builds
     #[arg(short, long)]
     all: bool,
     /// Volumes without a name of their own that no container has, too
@@ -28,8 +29,11 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
-    let images =
-        if args.all { "all images that no container uses" } else { "images without a name" };
+    let images = if args.all {
+        "all images that no container uses, the cache of builds"
+    } else {
+        "images without a name"
+    };
     let volumes = if args.volumes { ", volumes without a name" } else { "" };
     let what = format!("all containers that do not run, {images}{volumes}");
     if !args.force && !is_meant(&what)? {
@@ -60,6 +64,12 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
         println!("Deleted Images:");
         pruned.removed.iter().for_each(super::super::image::rm::print);
         println!();
+    }
+    if args.all {
+        let cache = build::cache(&places);
+        let before = occupied(&cache);
+        build::prune(&places)?;
+        bytes = bytes.saturating_add(before.saturating_sub(occupied(&cache)));
     }
     println!("Total reclaimed space: {}", size::decimal(bytes));
     Ok(ExitCode::SUCCESS)

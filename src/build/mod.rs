@@ -17,6 +17,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use crate::image::save::SaveError;
 use crate::image::{LoadError, Loaded, Reference, ReferenceError, Store, StoreError};
+use crate::process;
 use crate::sandbox::Places;
 
 /// The builder; of Debian's package of the same name.
@@ -80,10 +81,7 @@ fn file(what: &'static str, path: &Path) -> impl Fn(io::Error) -> BuildError {
 
 /// Where the builder is; none where it is not installed.
 pub fn builder() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(BUILDAH))
-        .find(|program| program.is_file())
+    process::program(BUILDAH, &[])
 }
 
 /// What is to be built, in the words of `docker build`.

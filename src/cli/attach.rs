@@ -6,8 +6,8 @@ use clap::Args as ClapArgs;
 
 use super::arguments::terminal_for;
 use super::{Failure, Global};
-use crate::sandbox::Registry;
 use crate::sandbox::attach::{self, AttachOptions};
+use crate::sandbox::{Registry, lifecycle};
 
 /// Attach this terminal's input and output to a running container
 ///
@@ -28,9 +28,9 @@ pub struct Args {
 /// Runs the verb.
 pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     let registry = Registry::new(&global.places());
-    let entry = registry.find(&args.container)?;
+    let entry = lifecycle::running(&registry, &args.container)?;
     let stdin = !args.no_stdin && entry.record()?.options.interactive;
     terminal_for(entry.state.terminal, stdin)?;
     let options = AttachOptions { stdin, proxy: args.sig_proxy };
-    Ok(ExitCode::from(attach::run(&registry, &args.container, options)?))
+    Ok(ExitCode::from(attach::run(&registry, &entry, options)?))
 }

@@ -34,8 +34,9 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     let places = global.places();
     let Args { rm, pull, registry, life, container } = args;
     let options = life.apply(Options { remove: rm, ..container.options(&places)? })?;
-    pull::ensure(&places, &options.image, pull, options.verify_with.as_deref(), &registry)?;
-    let image = options.open_image(&places)?;
+    let verify_with = options.verify_with.as_deref();
+    let image = pull::ensure(&places, &options.image, pull, verify_with, &registry)?;
+    options.accept(&image)?;
     let id = lifecycle::create(&places, &image, options)?;
     println!("{id}");
     Ok(ExitCode::SUCCESS)

@@ -8,7 +8,7 @@ use super::registry::RegistryArgs;
 use super::{Failure, Global, say};
 use crate::image::registry::Platform;
 use crate::image::verify::Purpose;
-use crate::image::{Digest, Pulled, Puller, Reference, Store, StoreError, Verifier};
+use crate::image::{Digest, Image, Pulled, Puller, Reference, Store, StoreError, Verifier};
 use crate::sandbox::Places;
 
 /// Pull an image from a registry
@@ -63,43 +63,47 @@ pub enum PullPolicy {
     Never,
 }
 
-/// What `run` and `create` do for `--pull`, before they open the image. How far it is goes to standard
+/// The image that `run` and `create` start from, after what `--pull` says. How far a pull is goes to standard
 /// error; `verify_with` is asked about what is pulled, as in a load.
 ///
 /// # Errors
 ///
-/// As a pull; nothing where the image is not there and is not to be pulled: who opens it says so.
+/// As a pull, and as [`Store::get`].
 pub fn ensure(
     places: &Places,
     image: &str,
     policy: PullPolicy,
     verify_with: Option<&Path>,
     registry: &RegistryArgs,
-) -> Result<(), Failure> {
+) -> Result<Image, Failure> {
     let store = Store::open(&places.data)?;
     let there = match store.get(image) {
-        Ok(_) => true,
-        Err(StoreError::NotFound(_)) => false,
+        Ok(there) => Some(there),
+        Err(StoreError::NotFound(_)) => None,
         Err(error) => return Err(error.into()),
     };
     let wanted = match policy {
         PullPolicy::Always => true,
-        PullPolicy::Missing => !there,
+        PullPolicy::Missing => there.is_none(),
         PullPolicy::Never => false,
     };
     // An id is in the store, or nowhere.
     let is_id = Digest::from_hex(image.strip_prefix("sha256:").unwrap_or(image)).is_some();
-    let Ok(name) = image.parse::<Reference>() else { return Ok(()) };
-    if !wanted || is_id {
-        return Ok(());
+    if wanted
+        && !is_id
+        && let Ok(name) = image.parse::<Reference>()
+    {
+        let named = verify_with.map(std::path::absolute).transpose()?;
+        let store = store.clone().with_verifier(Verifier::new(named.as_deref(), Purpose::Load)?);
+        if there.is_none() {
+            let shown = Shown::new(Lines::Errors);
+            shown.line(&format!("Unable to find image '{}' locally", name.familiar()));
+        }
+        pull(&store, &name, None, registry, Lines::Errors)?;
+    } else if let Some(there) = there {
+        return Ok(there);
     }
-    let named = verify_with.map(std::path::absolute).transpose()?;
-    let store = store.with_verifier(Verifier::new(named.as_deref(), Purpose::Load)?);
-    let shown = Shown::new(Lines::Errors);
-    if !there {
-        shown.line(&format!("Unable to find image '{}' locally", name.familiar()));
-    }
-    pull(&store, &name, None, registry, Lines::Errors).map(drop)
+    Ok(store.get(image)?)
 }
 
 fn pull(

@@ -71,13 +71,14 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     let Args { detach, rm, pull, registry, start, timings, timings_file, life, container } = args;
     let options = Options { remove: rm, cold: start == Start::Cold, ..container.options(&places)? };
     let options = life.apply(options)?;
-    pull::ensure(&places, &options.image, pull, options.verify_with.as_deref(), &registry)?;
+    let verify_with = options.verify_with.as_deref();
+    let image = pull::ensure(&places, &options.image, pull, verify_with, &registry)?;
     if detach {
         let id = detach::start(&places, &options)?;
         println!("{id}");
         return Ok(ExitCode::SUCCESS);
     }
-    let image = options.open_image(&places)?;
+    options.accept(&image)?;
     let name = options.image.clone();
     let job = keeper::Job {
         places: &places,

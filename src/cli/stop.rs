@@ -10,10 +10,10 @@ use super::{Failure, Global, each};
 use crate::sandbox::Registry;
 use crate::sandbox::lifecycle::{self, Stop};
 
-/// Stop running containers
+/// Which containers are to end, and how.
 #[derive(Debug, ClapArgs)]
-pub struct Args {
-    /// Seconds to wait before the container is killed, -1 for ever [default: the container's, or 10]
+pub struct StopArgs {
+    /// Seconds to wait before a container is killed, -1 for ever [default: the container's, or 10]
     #[arg(short, long, allow_negative_numbers = true)]
     time: Option<i64>,
     /// Signal to ask with [default: the container's, its image's, or SIGTERM]
@@ -21,12 +21,26 @@ pub struct Args {
     signal: Option<Signal>,
     /// Containers, by name or id
     #[arg(required = true)]
-    containers: Vec<String>,
+    pub containers: Vec<String>,
+}
+
+impl StopArgs {
+    /// How they are asked to end.
+    pub fn how(&self) -> Stop {
+        Stop { signal: self.signal, seconds: self.time }
+    }
+}
+
+/// Stop running containers
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(flatten)]
+    stop: StopArgs,
 }
 
 /// Runs the verb.
-pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
+pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     let registry = Registry::new(&global.places());
-    let how = Stop { signal: args.signal, seconds: args.time };
-    each(&args.containers, |container| lifecycle::stop(&registry, container, how).map(drop))
+    let how = args.stop.how();
+    each(&args.stop.containers, |container| lifecycle::stop(&registry, container, how).map(drop))
 }

@@ -5,8 +5,8 @@ use super::error::SandboxError;
 use super::events;
 use super::exec::{Caller, KILLED, keep};
 use super::keeper_socket;
-use super::lifecycle::{self, Condition, running};
-use super::registry::Registry;
+use super::lifecycle::{self, Condition};
+use super::registry::{Entry, Registry};
 use super::signals::Signals;
 use super::state::Status;
 use super::streams::{Ends, Streams};
@@ -15,20 +15,18 @@ use crate::terminal::RawTerminal;
 /// What a user asks for, in the words of `docker attach`.
 #[derive(Debug, Clone, Copy)]
 pub struct AttachOptions {
-    /// Carry standard input.
+    /// Carry standard input, which the container has to have open.
     pub stdin: bool,
     /// Pass signals on to the program; without it they end the attachment.
     pub proxy: bool,
 }
 
-/// Attaches to the container named `wanted` until it ends: its exit code.
-pub fn run(registry: &Registry, wanted: &str, options: AttachOptions) -> Result<u8, SandboxError> {
-    let entry = running(registry, wanted)?;
+/// Attaches to a running container until it ends: its exit code.
+pub fn run(registry: &Registry, entry: &Entry, options: AttachOptions) -> Result<u8, SandboxError> {
     if entry.state.status == Status::Paused {
-        return Err(SandboxError::Paused(entry.state.name));
+        return Err(SandboxError::Paused(entry.state.name.clone()));
     }
-    let record = entry.record()?;
-    let stdin = options.stdin && record.options.interactive;
+    let stdin = options.stdin;
     let terminal = entry.state.terminal;
     let signals = match options.proxy {
         true => Signals::block(),
@@ -50,6 +48,6 @@ pub fn run(registry: &Registry, wanted: &str, options: AttachOptions) -> Result<
     keep(&mut running, &signals, Caller::Patient)?;
     drop(raw);
     // Its guest may have gone before it could tell: its keeper has written it down.
-    let code = lifecycle::wait(registry, &entry, Condition::NotRunning)?;
+    let code = lifecycle::wait(registry, entry, Condition::NotRunning)?;
     Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(KILLED))
 }

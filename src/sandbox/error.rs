@@ -107,8 +107,6 @@ pub enum SandboxError {
     Paused(String),
     #[error("container {0} is not paused")]
     NotPaused(String),
-    #[error("a fork of a container cannot be started again by its keeper")]
-    ForkEnded,
     #[error("container {0} does not end: its keeper (pid {1}) is still there")]
     DoesNotEnd(String, i32),
     #[error("{what}")]

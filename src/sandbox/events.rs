@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::lines::{self, Line};
 use super::places::Places;
 use super::state::State;
 
@@ -137,21 +138,22 @@ impl EventReader {
         loop {
             let set_aside = self.files.len() > 1 || !is_at(self.files.last(), &self.path)?;
             let Some(file) = self.files.last_mut() else { return Ok(None) };
-            match line(file)? {
-                Some(line) => {
+            match lines::next(file, LINE_LIMIT)? {
+                Line::Whole(line) => {
                     if let Ok(event) = serde_json::from_slice(&line) {
                         return Ok(Some(event));
                     }
                 }
-                None if self.files.len() > 1 => {
+                Line::TooLong => {}
+                Line::Unfinished if self.files.len() > 1 => {
                     self.files.pop();
                 }
-                None if set_aside => match File::open(&self.path) {
+                Line::Unfinished if set_aside => match File::open(&self.path) {
                     Ok(next) => self.files = vec![BufReader::new(next)],
                     Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                     Err(error) => return Err(error),
                 },
-                None => return Ok(None),
+                Line::Unfinished => return Ok(None),
             }
         }
     }
@@ -165,18 +167,6 @@ fn is_at(file: Option<&BufReader<File>>, path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// A whole line; one that is still being written is left.
-fn line(file: &mut BufReader<File>) -> io::Result<Option<Vec<u8>>> {
-    let start = file.stream_position()?;
-    let mut line = Vec::new();
-    Read::take(&mut *file, LINE_LIMIT).read_until(b'\n', &mut line)?;
-    if line.ends_with(b"\n") || line.len() as u64 == LINE_LIMIT {
-        return Ok(Some(line));
-    }
-    file.seek(SeekFrom::Start(start))?;
-    Ok(None)
 }
 
 #[cfg(test)]

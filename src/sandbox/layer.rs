@@ -22,6 +22,7 @@ use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
 use serde::{Deserialize, Serialize};
 
 use super::places::Places;
+use crate::process;
 
 /// How large a disk can be, in bytes.
 pub const SIZES: RangeInclusive<u64> = 32 << 20..=1 << 40;
@@ -187,9 +188,7 @@ fn read_blank(path: &Path, size: u64) -> Result<Blank, LayerError> {
 
 /// mke2fs, where there is one.
 pub fn mke2fs() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(SYSTEM_FOLDERS.map(PathBuf::from));
-    folders.map(|folder| folder.join(MKE2FS)).find(|program| program.is_file())
+    process::program(MKE2FS, &SYSTEM_FOLDERS)
 }
 
 /// Has mke2fs make a file system in memory.

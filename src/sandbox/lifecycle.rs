@@ -24,7 +24,7 @@ use super::registry::{Entry, Registry};
 use super::signals;
 use super::spec;
 use super::state::Status;
-use crate::agent::Client;
+use crate::agent::{Client, ClientError};
 use crate::image::Image;
 use crate::process::Process;
 
@@ -126,7 +126,7 @@ pub fn stop(registry: &Registry, wanted: &str, how: Stop) -> Result<Entry, Sandb
     }
     if entry.state.status != Status::Restarting || !heard {
         // A sandbox that is still being started has no agent to ask: its keeper is asked to give up.
-        if entry.state.status == Status::Created || !signalled(&entry, signal) {
+        if entry.state.status == Status::Created || send(&entry, signal).is_err() {
             unless_ended(keeper.signal(Signal::SIGTERM))
                 .map_err(SandboxError::host("cannot signal the container's keeper"))?;
         }
@@ -145,9 +145,7 @@ pub fn kill(registry: &Registry, wanted: &str, signal: Signal) -> Result<Entry, 
     if signal == Signal::SIGKILL {
         keeper_socket::ask(&entry.folder, Ask::Stop)?;
     }
-    let id = ProcessId::init(CONTAINER);
-    let request = Request::Kill { id, signal: signal as i32, all: false };
-    Client::open(&entry.folder.vsock(), ASK_TIME)?.call(&request)?;
+    send(&entry, signal)?;
     let number = [("signal", (signal as i32).to_string())];
     events::tell(registry.places(), "kill", &entry.state, &number);
     Ok(entry)
@@ -270,7 +268,7 @@ pub fn wait(
 
 /// Kills the program; where the guest does not heed that, the machine.
 fn kill_at_once(entry: &Entry, keeper: &Process) -> Result<(), SandboxError> {
-    if signalled(entry, Signal::SIGKILL) && within(keeper, Some(CLEAR_AWAY))? {
+    if send(entry, Signal::SIGKILL).is_ok() && within(keeper, Some(CLEAR_AWAY))? {
         return Ok(());
     }
     // A keeper reaps its monitor only when it ends itself: its lock is looked at after the handle
@@ -291,12 +289,11 @@ fn does_not_end(entry: &Entry) -> SandboxError {
     SandboxError::DoesNotEnd(entry.state.name.clone(), entry.state.keeper.unwrap_or(0))
 }
 
-/// Whether the agent took the signal.
-fn signalled(entry: &Entry, signal: Signal) -> bool {
+/// Has the agent send a signal to the container's program.
+fn send(entry: &Entry, signal: Signal) -> Result<(), ClientError> {
     let id = ProcessId::init(CONTAINER);
     let request = Request::Kill { id, signal: signal as i32, all: false };
-    Client::open(&entry.folder.vsock(), ASK_TIME)
-        .is_ok_and(|mut agent| agent.call(&request).is_ok())
+    Client::open(&entry.folder.vsock(), ASK_TIME)?.call(&request)
 }
 
 /// A process that has ended meanwhile needs no signal.

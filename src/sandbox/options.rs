@@ -1,7 +1,7 @@
 //! What a user asks of a new sandbox and its container.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -95,7 +95,17 @@ pub struct Options {
 impl Options {
     /// The image, if all accept it who have a say. It is kept while this is held.
     pub fn open_image(&self, places: &Places) -> Result<Image, SandboxError> {
-        open_image(places, &self.image, &self.image, self.verify_with.as_deref())
+        let image = Store::open(&places.data)?.get(&self.image)?;
+        self.accept(&image)?;
+        Ok(image)
+    }
+
+    /// Refuses an image that cannot be run here, or that somebody does not accept who has a say.
+    pub fn accept(&self, image: &Image) -> Result<(), SandboxError> {
+        image.check_platform()?;
+        let verifier = Verifier::new(self.verify_with.as_deref(), Purpose::Run)?;
+        verifier.check_stored::<SandboxError>(image, &self.image)?;
+        Ok(())
     }
 
     /// With what the user has not said: a volume of the container's own for each place that its image declares
@@ -103,7 +113,7 @@ impl Options {
     /// which nothing is added any more.
     pub fn settled(mut self, image: &Image) -> Result<Self, SandboxError> {
         mounts::add_declared(&mut self.mounts, &image.config)?;
-        self.health = match (self.health, health::declared(image)?) {
+        self.health = match (self.health, health::declared(image)) {
             (Some(own), Some(image)) => Some(own.over(image)),
             (own, image) => own.or(image),
         };
@@ -128,18 +138,4 @@ impl Options {
         }
         shape
     }
-}
-
-/// The image that the store has as `wanted`, if all accept it as `name` who have a say.
-pub(super) fn open_image(
-    places: &Places,
-    wanted: &str,
-    name: &str,
-    verify_with: Option<&Path>,
-) -> Result<Image, SandboxError> {
-    let image = Store::open(&places.data)?.get(wanted)?;
-    image.check_platform()?;
-    let verifier = Verifier::new(verify_with, Purpose::Run)?;
-    verifier.check_stored::<SandboxError>(&image, name)?;
-    Ok(image)
 }

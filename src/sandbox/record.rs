@@ -8,11 +8,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::error::SandboxError;
-use super::options::{Options, open_image};
+use super::options::Options;
 use super::places::Places;
 use super::registry::is_id;
 use super::state::replace;
-use crate::image::Image;
+use crate::image::{Image, Store};
 
 /// Version of the file; another one is refused.
 const VERSION: u32 = 1;
@@ -74,8 +74,9 @@ impl Record {
 
     /// The image that it was made of, if all accept it who have a say; its name may mean another by now.
     pub fn open_image(&self, places: &Places) -> Result<Image, SandboxError> {
-        let Options { image, verify_with, .. } = &self.options;
-        open_image(places, &self.image, image, verify_with.as_deref())
+        let image = Store::open(&places.data)?.get(&self.image)?;
+        self.options.accept(&image)?;
+        Ok(image)
     }
 
     /// Reads the record in a container's folder.

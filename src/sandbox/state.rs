@@ -150,9 +150,6 @@ pub struct State {
     /// How often its keeper has started it again.
     #[serde(default)]
     pub restarts: u32,
-    /// A user has ended it.
-    #[serde(default)]
-    pub stopped: bool,
     /// Pid of the keeper; none where there is none.
     pub keeper: Option<i32>,
     /// Pid of the monitor, a child of the keeper.
@@ -181,7 +178,6 @@ impl State {
             mounts: Vec::new(),
             layer: false,
             restarts: 0,
-            stopped: false,
             keeper: None,
             monitor: None,
         }

@@ -43,7 +43,7 @@ fn a_pushed_image_comes_back_byte_for_byte() {
         assert!(pulled.ends_with(&format!("{name}\n")), "{pulled}");
         let (before, after) = (from.store().get(&name).unwrap(), to.store().get(&name).unwrap());
         assert_eq!(before.id, after.id);
-        assert_eq!(before.config_bytes().unwrap(), after.config_bytes().unwrap());
+        assert_eq!(before.config_bytes(), after.config_bytes());
         assert_eq!(manifest, after.manifest().unwrap().unwrap());
         assert_eq!(fs::read(before.rootfs).unwrap(), fs::read(after.rootfs).unwrap());
         assert_eq!(blobs(&from), blobs(&to));

@@ -77,7 +77,7 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
 
 fn inspected(image: &Image) -> Result<Inspected, Failure> {
     // As the image has it, with what this program does not know of.
-    let document: Value = serde_json::from_slice(&image.config_bytes()?)?;
+    let document: Value = serde_json::from_slice(image.config_bytes())?;
     let text = |key: &str| document[key].as_str().unwrap_or_default().to_owned();
     let (tags, digests): (Vec<&Reference>, Vec<&Reference>) =
         image.references.iter().partition(|name| name.tag().is_some());

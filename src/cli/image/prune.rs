@@ -6,7 +6,7 @@ use super::super::confirm::is_meant;
 use super::super::{Failure, Global, size};
 use super::rm::print;
 use crate::image::Store;
-use crate::sandbox::Registry;
+use crate::sandbox::{Registry, images_of};
 
 /// Remove images that no name means, and what is left of pulls that were given up
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,7 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let places = global.places();
-    let users = Registry::new(&places).images()?;
+    let users = images_of(&Registry::new(&places).list()?);
     let pruned = Store::open(&places.data)?.with_users(users).prune(args.all)?;
     if !pruned.removed.is_empty() {
         println!("Deleted Images:");

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::super::{Failure, Global, report};
 use crate::image::{Removed, Store, Users};
-use crate::sandbox::Registry;
+use crate::sandbox::{Registry, images_of};
 
 /// Remove images.
 #[derive(Debug, clap::Args)]
@@ -22,7 +22,10 @@ pub struct Args {
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     let places = global.places();
     let store = Store::open(&places.data)?;
-    let users = if args.force { Users::default() } else { Registry::new(&places).images()? };
+    let users = match args.force {
+        true => Users::default(),
+        false => images_of(&Registry::new(&places).list()?),
+    };
     let store = store.with_users(users);
     let mut failed = None;
     for image in &args.images {

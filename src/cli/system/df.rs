@@ -10,8 +10,8 @@ use super::super::table::Table;
 use super::super::{Failure, Global, size};
 use crate::build;
 use crate::image::Store;
-use crate::sandbox::Registry;
 use crate::sandbox::template::Templates;
+use crate::sandbox::{Registry, images_of, mounts};
 use crate::volume::VolumeStore;
 
 /// Show what images, containers, volumes and templates take of the host's storage
@@ -68,9 +68,8 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
 
 fn rows(global: &Global) -> Result<Vec<Row>, Failure> {
     let places = global.places();
-    let registry = Registry::new(&places);
-    let entries = registry.list()?;
-    let used = registry.images()?;
+    let entries = Registry::new(&places).list()?;
+    let used = images_of(&entries);
     let all = Store::open(&places.data)?.list()?;
     let blobs = occupied(&places.data.join("blobs"));
     let sum = |sizes: &mut dyn Iterator<Item = u64>| sizes.fold(0, u64::saturating_add);
@@ -96,16 +95,13 @@ fn rows(global: &Global) -> Result<Vec<Row>, Failure> {
     }
     let containers =
         Row { kind: "Containers", total: entries.len(), active: running, bytes, reclaimable };
-    let mounted = |name: &str| {
-        let mut mounts = entries.iter().flat_map(|entry| &entry.state.mounts);
-        mounts.any(|mount| mount.volume() == Some(name))
-    };
+    let mounted = mounts::users(&entries);
     let all = VolumeStore::new(&places.data).list()?;
     let (mut bytes, mut reclaimable, mut active) = (0u64, 0u64, 0);
     for volume in &all {
         let taken = occupied(&volume.mountpoint);
         bytes = bytes.saturating_add(taken);
-        match mounted(&volume.name) {
+        match mounted.contains_key(&volume.name) {
             true => active += 1,
             false => reclaimable = reclaimable.saturating_add(taken),
         }

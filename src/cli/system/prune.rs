@@ -6,11 +6,11 @@ use clap::Args as ClapArgs;
 
 use super::super::confirm::is_meant;
 use super::super::occupied::occupied;
+use super::super::volume::remove_unused;
 use super::super::{Failure, Global, size};
 use crate::build;
 use crate::image::Store;
-use crate::sandbox::{Registry, lifecycle};
-use crate::volume::{VolumeError, VolumeStore};
+use crate::sandbox::{Registry, images_of, lifecycle};
 
 /// Remove containers that do not run, and images without a name
 #[derive(Debug, ClapArgs)]
@@ -54,11 +54,12 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     }
     tell("Deleted Containers:", &gone);
     if args.volumes {
-        let (freed, gone) = volumes_of_nobody(&registry, &VolumeStore::new(&places.data))?;
+        let (gone, freed) = remove_unused(global, |volume| volume.record.anonymous)?;
         bytes = bytes.saturating_add(freed);
         tell("Deleted Volumes:", &gone);
     }
-    let pruned = Store::open(&places.data)?.with_users(registry.images()?).prune(args.all)?;
+    let pruned =
+        Store::open(&places.data)?.with_users(images_of(&registry.list()?)).prune(args.all)?;
     bytes = bytes.saturating_add(pruned.bytes);
     if !pruned.removed.is_empty() {
         println!("Deleted Images:");
@@ -73,31 +74,6 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     }
     println!("Total reclaimed space: {}", size::decimal(bytes));
     Ok(ExitCode::SUCCESS)
-}
-
-fn volumes_of_nobody(
-    registry: &Registry,
-    store: &VolumeStore,
-) -> Result<(u64, Vec<String>), Failure> {
-    let (mut bytes, mut gone) = (0u64, Vec::new());
-    let entries = registry.list()?;
-    let mounts = || entries.iter().flat_map(|entry| &entry.state.mounts);
-    for volume in store.list()?.into_iter().filter(|volume| volume.record.anonymous) {
-        if mounts().any(|mount| mount.volume() == Some(&volume.name)) {
-            continue;
-        }
-        let taken = occupied(&volume.mountpoint);
-        match store.remove(&volume.name, &[]) {
-            Ok(()) => {
-                bytes = bytes.saturating_add(taken);
-                gone.push(volume.name);
-            }
-            // Somebody is starting a container with it, or was faster.
-            Err(VolumeError::Held(_) | VolumeError::NotFound(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok((bytes, gone))
 }
 
 fn tell(heading: &str, gone: &[String]) {

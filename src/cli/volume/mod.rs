@@ -11,9 +11,10 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::occupied::occupied;
 use super::{Failure, Global};
 use crate::sandbox::{Registry, mounts};
-use crate::volume::{Volume, VolumeStore};
+use crate::volume::{Volume, VolumeError, VolumeStore};
 
 /// Manage volumes
 #[derive(Debug, clap::Args)]
@@ -51,6 +52,32 @@ fn store(global: &Global) -> VolumeStore {
 /// Ids of the containers that have each volume.
 fn users(global: &Global) -> Result<HashMap<String, Vec<String>>, Failure> {
     Ok(mounts::users(&Registry::new(&global.places()).list()?))
+}
+
+/// Removes the volumes that are wanted and that no container has: their names, and how many bytes of the
+/// host's storage they took.
+pub fn remove_unused(
+    global: &Global,
+    wanted: impl Fn(&Volume) -> bool,
+) -> Result<(Vec<String>, u64), Failure> {
+    let (store, users) = (store(global), users(global)?);
+    let (mut removed, mut bytes) = (Vec::new(), 0u64);
+    for volume in store.list()? {
+        if users.contains_key(&volume.name) || !wanted(&volume) {
+            continue;
+        }
+        let held = occupied(&volume.mountpoint);
+        match store.remove(&volume.name, &[]) {
+            Ok(()) => {
+                removed.push(volume.name);
+                bytes = bytes.saturating_add(held);
+            }
+            // Somebody is starting a container with it, or was faster.
+            Err(VolumeError::Held(_) | VolumeError::NotFound(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((removed, bytes))
 }
 
 /// A volume in docker's words.

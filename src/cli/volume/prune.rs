@@ -5,10 +5,9 @@ use std::process::ExitCode;
 use clap::Args as ClapArgs;
 
 use super::super::confirm::is_meant;
-use super::super::occupied::occupied;
 use super::super::{Failure, Global, size};
-use super::{Filter, filter, fits, store, users};
-use crate::volume::VolumeError;
+use super::{Filter, filter, fits, remove_unused};
+use crate::volume::Volume;
 
 /// Remove the volumes that no container has: those without a name of their own, or all
 #[derive(Debug, ClapArgs)]
@@ -32,25 +31,10 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     if !args.force && !is_meant(&format!("{which} that no container has"))? {
         return Ok(ExitCode::SUCCESS);
     }
-    let (store, users) = (store(global), users(global)?);
-    let (mut removed, mut bytes) = (Vec::new(), 0u64);
-    for volume in store.list()? {
-        let in_use = users.contains_key(&volume.name);
-        let wanted = args.all || volume.record.anonymous;
-        if in_use || !wanted || !fits(&args.filters, &volume, in_use) {
-            continue;
-        }
-        let held = occupied(&volume.mountpoint);
-        match store.remove(&volume.name, &[]) {
-            Ok(()) => {
-                removed.push(volume.name);
-                bytes = bytes.saturating_add(held);
-            }
-            // Somebody is starting a container with it, or was faster.
-            Err(VolumeError::Held(_) | VolumeError::NotFound(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let wanted = |volume: &Volume| {
+        (args.all || volume.record.anonymous) && fits(&args.filters, volume, false)
+    };
+    let (removed, bytes) = remove_unused(global, wanted)?;
     if !removed.is_empty() {
         println!("Deleted Volumes:\n{}\n", removed.join("\n"));
     }

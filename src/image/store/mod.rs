@@ -90,6 +90,8 @@ pub struct Image {
     pub references: Vec<Reference>,
     /// its configuration
     pub config: ImageConfiguration,
+    /// the same, byte for byte
+    config_bytes: Vec<u8>,
     /// the file with its root file system (EROFS, read-only)
     pub rootfs: PathBuf,
     /// how much of the disk that file takes, in bytes
@@ -136,13 +138,9 @@ impl Image {
     }
 
     /// Its configuration, byte for byte: more than its specification has may be in it.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be read.
-    pub fn config_bytes(&self) -> Result<Vec<u8>, StoreError> {
-        let path = self.rootfs.with_file_name(CONFIG);
-        fs::read(&path).map_err(StoreError::io("reading", &path))
+    #[must_use]
+    pub fn config_bytes(&self) -> &[u8] {
+        &self.config_bytes
     }
 
     /// Where its manifest is, if it has one.
@@ -340,19 +338,19 @@ impl Store {
         };
         guard.lock_shared().map_err(StoreError::io("locking", &folder))?;
         let path = folder.join(CONFIG);
-        let config = fs::read(&path).map_err(StoreError::io("reading", &path))?;
-        if Digest::of(&config) != id {
+        let config_bytes = fs::read(&path).map_err(StoreError::io("reading", &path))?;
+        if Digest::of(&config_bytes) != id {
             let source = "it has not the digest that its folder says".into();
             return Err(StoreError::Damaged { path, source });
         }
-        let config: ImageConfiguration = serde_json::from_slice(&config)
+        let config: ImageConfiguration = serde_json::from_slice(&config_bytes)
             .map_err(|source| StoreError::Damaged { path, source: source.into() })?;
         let rootfs = folder.join(ROOTFS);
         let metadata = fs::metadata(&rootfs).map_err(StoreError::io("reading", &rootfs))?;
         let created = config.created().as_ref().and_then(|created| created.parse().ok());
         let references = references.of(id);
         let size = metadata.blocks() * 512;
-        Ok(Some(Image { id, references, config, rootfs, size, created, guard }))
+        Ok(Some(Image { id, references, config, config_bytes, rootfs, size, created, guard }))
     }
 }
 

@@ -49,7 +49,7 @@ impl Store {
         let no_layers = || StoreError::NoLayers(image.id);
         let layers = image.layers()?.ok_or_else(no_layers)?;
         let files = self.hold_layers(&layers)?.ok_or_else(no_layers)?;
-        let config = image.config_bytes()?;
+        let config = image.config_bytes().to_vec();
         if Digest::of(&config) != image.id {
             let path = image.rootfs.with_file_name(super::CONFIG);
             return Err(StoreError::Damaged { path, source: "it is another image's".into() });

@@ -143,7 +143,6 @@ pub fn run(
     };
     let signals = Signals::block().map_err(SandboxError::host("cannot block signals"))?;
     let (kept, record) = wanted.claim(&registry)?;
-    let has_run = !kept.fresh;
     let mut life = Life {
         places,
         kept: kept.clone(),
@@ -153,12 +152,11 @@ pub fn run(
         signals,
         before: None,
         started,
-        has_run,
-        restarted: 0,
     };
     let lived = life.live(source, template, ends);
-    let Life { before, has_run, record, .. } = life;
-    if record.options.remove || !has_run {
+    let Life { before, record, .. } = life;
+    let never_ran = kept.fresh && before.is_none();
+    if record.options.remove || never_ran {
         registry.remove(kept)?;
         // Nobody holds its volumes any more.
         mounts::remove_own(&registry, &record.options.mounts);
@@ -199,12 +197,9 @@ struct Life<'a, F> {
     command_us: u64,
     timings: bool,
     signals: Signals,
-    /// How it was when it last ended.
+    /// How it was when its program last started or ended; none before the first start by this keeper.
     before: Option<State>,
     started: F,
-    has_run: bool,
-    /// How often it has been started again.
-    restarted: u32,
 }
 
 /// One end of a container.
@@ -218,7 +213,7 @@ impl<F: FnMut(&State)> Life<'_, F> {
     fn live(
         &mut self,
         source: Source<'_>,
-        mut template: Option<Template>,
+        template: Option<Template>,
         ends: impl FnOnce(&Kept, &Options) -> Result<Ends, SandboxError>,
     ) -> Result<Outcome, SandboxError> {
         let socket = KeeperSocket::bind(&self.kept.folder)
@@ -226,39 +221,39 @@ impl<F: FnMut(&State)> Life<'_, F> {
         let ends = ends(&self.kept, &self.record.options)?;
         let mut restarts = Restarts::default();
         let mut stopped = false;
-        let image = match &source {
-            Source::Image(image) => Some(*image),
-            Source::Fork(..) => None,
-        };
-        let mut source = Some(source);
-        loop {
-            let start = Start {
-                places: self.places,
-                container: Container {
-                    kept: &self.kept,
-                    record: &self.record,
-                    before: self.before.as_ref(),
-                },
-                ends: &ends,
-                signals: &self.signals,
-                command_us: self.command_us,
-            };
-            let begun = match (source.take(), image) {
-                (Some(Source::Fork(fork, frozen)), _) => begin::of_fork(&start, fork, frozen)?,
-                (_, Some(image)) => begin::of_image(&start, image, template.take())?,
-                // A fork is made of what was; there is nothing to begin it with again.
-                (_, None) => return Err(SandboxError::ForkEnded),
-            };
-            let ended = self.keep(begun, &socket, ends.outlet(), &mut stopped)?;
-            let pause = (!stopped).then(|| restarts.next(self.policy(), ended.code(), ended.ran));
-            let Some(pause) = pause.flatten().filter(|_| image.is_some()) else {
-                return self.end_with(ended, stopped);
-            };
-            let again = self.wait_for_restart(ended, pause, restarts.count, &socket)?;
-            if let Some(ended) = again {
-                return self.end_with(ended, true);
+        let (mut begun, image) = match source {
+            Source::Image(image) => {
+                (begin::of_image(&self.start(&ends), image, template)?, Some(image))
             }
-            template = begin::template(self.places, &self.record.options);
+            // It is made of what was: there is nothing to begin it with again.
+            Source::Fork(fork, frozen) => (begin::of_fork(&self.start(&ends), fork, frozen)?, None),
+        };
+        loop {
+            let ended = self.keep(begun, &socket, ends.outlet(), &mut stopped)?;
+            let Some(image) = image.filter(|_| !stopped) else { return self.end_with(ended) };
+            let Some(pause) = restarts.next(self.policy(), ended.code(), ended.ran) else {
+                return self.end_with(ended);
+            };
+            if let Some(ended) = self.wait_for_restart(ended, pause, restarts.count, &socket)? {
+                return self.end_with(ended);
+            }
+            let template = begin::template(self.places, &self.record.options);
+            begun = begin::of_image(&self.start(&ends), image, template)?;
+        }
+    }
+
+    /// What the next start is made with.
+    fn start<'b>(&'b self, ends: &'b Ends) -> Start<'b> {
+        Start {
+            places: self.places,
+            container: Container {
+                kept: &self.kept,
+                record: &self.record,
+                before: self.before.as_ref(),
+            },
+            ends,
+            signals: &self.signals,
+            command_us: self.command_us,
         }
     }
 
@@ -277,11 +272,10 @@ impl<F: FnMut(&State)> Life<'_, F> {
         sandbox.state.status = Status::Running;
         sandbox.state.started = Some(Timestamp::now());
         sandbox.write_state()?;
-        self.has_run = true;
-        self.before = Some(sandbox.state.clone());
+        let first = self.before.replace(sandbox.state.clone()).is_none();
         let began = Instant::now();
         (self.started)(&sandbox.state);
-        if self.kept.fresh && self.restarted == 0 {
+        if self.kept.fresh && first {
             self.tell("create", &sandbox.state, &[]);
         }
         self.tell("start", &sandbox.state, &[]);
@@ -362,7 +356,6 @@ impl<F: FnMut(&State)> Life<'_, F> {
     ) -> Result<Option<Ended>, SandboxError> {
         ended.state.status = Status::Restarting;
         ended.state.restarts = count;
-        self.restarted = count;
         ended.state.write(&self.kept.folder.state())?;
         let until = Instant::now() + pause;
         loop {
@@ -401,10 +394,9 @@ impl<F: FnMut(&State)> Life<'_, F> {
         Ok(None)
     }
 
-    fn end_with(&mut self, ended: Ended, stopped: bool) -> Result<Outcome, SandboxError> {
+    fn end_with(&mut self, ended: Ended) -> Result<Outcome, SandboxError> {
         let Ended { mut state, outcome, .. } = ended;
         state.status = Status::Exited;
-        state.stopped = stopped;
         if !state.remove {
             state.write(&self.kept.folder.state())?;
         }

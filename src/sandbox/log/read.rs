@@ -1,10 +1,11 @@
 //! Reads a log, from its oldest file to what is being written.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::super::lines::{self, Line};
 use super::{ENTRY_LIMIT, Entry, MOST_FILES, file};
 
 /// See the module.
@@ -80,17 +81,13 @@ impl Reader {
     }
 
     fn entry(&mut self) -> io::Result<Option<Entry>> {
-        let start = self.current.stream_position()?;
-        let mut line = Vec::new();
-        Read::take(&mut self.current, ENTRY_LIMIT).read_until(b'\n', &mut line)?;
-        if !line.ends_with(b"\n") {
-            if line.len() as u64 == ENTRY_LIMIT {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "a log entry is too long"));
+        match lines::next(&mut self.current, ENTRY_LIMIT)? {
+            Line::Whole(line) => Ok(Some(serde_json::from_slice(&line)?)),
+            Line::TooLong => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "a log entry is too long"))
             }
-            self.current.seek(SeekFrom::Start(start))?;
-            return Ok(None);
+            Line::Unfinished => Ok(None),
         }
-        Ok(Some(serde_json::from_slice(&line)?))
     }
 }
 

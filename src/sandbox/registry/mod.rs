@@ -194,16 +194,6 @@ impl Registry {
         Ok((entries, damaged))
     }
 
-    /// Which images containers were made of, with the name of one for each.
-    pub fn images(&self) -> Result<Users, RegistryError> {
-        let of = |entry: Entry| {
-            // Damaged, it can be started no more.
-            let image = entry.record().ok()?.image.parse().ok()?;
-            Some((image, entry.state.name))
-        };
-        Ok(self.list()?.into_iter().filter_map(of).collect())
-    }
-
     /// The folders of all sandboxes that a keeper lives for, those without a name among them.
     pub fn kept(&self) -> Result<Vec<Folder>, RegistryError> {
         let mut folders = self.run_folders()?;
@@ -380,6 +370,16 @@ impl Registry {
         remove_tree(&folder.path)?;
         self.unlink(|_, owner| owner == id)
     }
+}
+
+/// Which images these containers were made of, with the name of one for each.
+pub fn images_of(entries: &[Entry]) -> Users {
+    let of = |entry: &Entry| {
+        // Damaged, it can be started no more.
+        let image = entry.record().ok()?.image.parse().ok()?;
+        Some((image, entry.state.name.clone()))
+    };
+    entries.iter().filter_map(of).collect()
 }
 
 impl Kept {

@@ -121,18 +121,38 @@ def block():
 
 
 def net():
+    tap, stream, several, several_stream = b"\0", b"\1", b"\2", b"\3"
     header = struct.pack("<BBHHHHH", 1, 1, 54, 1000, 34, 6, 0)
-    p = Program().start()
-    for _ in range(3):
-        p.offer(0, p.take(1600))
-    p.send(1, bytes(12) + b"frame" * 12).host(bytes(12) + b"answer" * 40).settle()
-    p.send(1, header + bytes(1400)).host(header + bytes(1500)).settle()
-    yield "both-ways", p.restore().host(bytes(80)).settle().bytes
-    p = Program().start()
+    for name, kind in [("both-ways", tap), ("pairs", several)]:
+        p = Program(kind).start()
+        for _ in range(3):
+            p.offer(0, p.take(1600))
+        p.send(1, bytes(12) + b"frame" * 12).host(bytes(12) + b"answer" * 40).settle()
+        p.send(1, header + bytes(1400)).host(header + bytes(1500)).settle()
+        if kind == several:
+            p.send(4, b"\4\0\2\0", p.take(1)).settle().send(3, bytes(100)).host(bytes(90)).settle()
+        yield name, p.restore().host(bytes(80)).settle().bytes
+    p = Program(tap).start()
     p.offer(0, p.take(20)).offer(0, p.take(100)).host(bytes(200)).settle()
     yield "merged", p.offer(1, (DATA, 5, NONE)).offer(1, (DATA, 12, NONE), (DATA, 70000, NONE)).settle().bytes
-    p = Program().start(0).offer(0, p.take(12), p.take(1600)).host(bytes(60)).settle()
+    p = Program(tap).start(0).offer(0, p.take(12), p.take(1600)).host(bytes(60)).settle()
     yield "plain", p.offer(1, indirect(p, (DATA, 12, NONE), (DATA, 60, NONE))).settle().bytes
+
+    ipv4 = bytes.fromhex("0800450000000000400040060000 0a0000010a000002".replace(" ", ""))
+    tcp = bytes(12) + b"\x50\x18" + bytes(6)
+    long = bytes(12) + ipv4 + tcp + b"payload" * 200
+    cut = struct.pack("<BBHHHHH", 1, 1, 54, 500, 34, 16, 0)
+    checksum = struct.pack("<BBHHHHH", 1, 0, 0, 0, 34, 16, 0)
+    for name, kind in [("stream", stream), ("stream-pairs", several_stream)]:
+        p = Program(kind).start()
+        for _ in range(3):
+            p.offer(0, p.take(1600))
+        p.send(1, checksum + long[:200]).send(1, cut + long).settle()
+        p.host(b"\0\0").host(b"\0\x3c" + bytes(50)).settle().host(bytes(10) + b"\0\0\0\x20").settle()
+        if kind == several_stream:
+            p.send(4, b"\4\0\2\0", p.take(1)).send(3, bytes(100)).settle()
+        p.restore().host(b"\0\2\0\0" + bytes(30)).settle().host(b"").settle()
+        yield name, p.send(1, bytes(100)).settle().bytes
 
 
 def vsock():

@@ -28,7 +28,7 @@ impl Host for Disk {
             path: Some(self.file.path()),
             read_only: self.read_only,
             serial: Some("disk".into()),
-            opened: ampoule::vmm::host::Opened::default(),
+            ..DiskConfig::default()
         };
         guest::shared(Block::new(&config).expect("a disk"))
     }

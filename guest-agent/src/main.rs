@@ -6,6 +6,7 @@
 //! | [`boot`] | makes an empty guest one that containers can run in |
 //! | [`transport`], [`server`], [`host`] | connections; requests; what the host is told unasked |
 //! | [`container`] | a container's life: one request a file |
+//! | [`archive`] | files of a container, on their way to the host and from it |
 //! | [`spec`] | what of the OCI specification is honoured, and what is refused |
 //! | [`setup`] | the stage that becomes a container's process |
 //! | [`snapshot`] | what a guest does before a snapshot and after it |
@@ -22,6 +23,7 @@
 // no /dev/null yet: in an initramfs without a console that is just so.
 #![cfg_attr(not(test), no_main)]
 
+mod archive;
 mod boot;
 mod cgroup;
 mod container;

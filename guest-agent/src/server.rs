@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ampoule_protocol::VERSION;
 use ampoule_protocol::frame::{self, FrameError};
-use ampoule_protocol::message::{AgentError, ErrorKind, Hello, Reply, Request};
+use ampoule_protocol::message::{AgentError, ErrorKind, Files, Hello, Reply, Request};
 
 use crate::error::Result;
 use crate::transport::{Connection, Listener};
-use crate::{Agent, container, forward, log, network, pod, random, shutdown, snapshot, thread};
+use crate::{
+    Agent, archive, container, forward, log, network, pod, random, shutdown, snapshot, thread,
+};
 
 /// Connections at once. Each waiting client of the host has one.
 const MAX_CONNECTIONS: usize = 512;
@@ -64,6 +66,9 @@ fn converse(agent: &'static Agent, connection: Connection) -> std::result::Resul
                     .map_err(|e| FrameError::Io(io::Error::other(e)));
             }
             Ok(Request::Forward { port }) => return forward::serve(port, &connection),
+            Ok(Request::Files { container, wanted }) if !matches!(wanted, Files::Look { .. }) => {
+                return archive::serve(agent, &container, &wanted, &connection);
+            }
             request => request,
         };
         let afterwards = request.as_ref().map_or(Afterwards::Nothing, Afterwards::of);
@@ -171,7 +176,11 @@ fn answer(agent: &'static Agent, request: Request, mut body: Vec<u8>) -> Result<
         Request::Attach { id, stdio } => {
             container::attach(agent, &id, &stdio).map(|()| Reply::Done)
         }
+        Request::Files { container, wanted: Files::Look { path, follow } } => {
+            archive::look(agent, &container, &path, follow).map(|info| Reply::Path { info })
+        }
         Request::Events
+        | Request::Files { .. }
         | Request::Forward { .. }
         | Request::AwaitOutOfMemory { .. }
         | Request::Unknown => {

@@ -87,6 +87,14 @@ impl Client {
         Ok(self.socket)
     }
 
+    /// What the connection carries between two messages. Each read and write of it may take as long as a message.
+    pub fn stream(&self) -> Result<&UnixStream, ClientError> {
+        let time = Some(self.time);
+        let set = self.socket.set_read_timeout(time);
+        set.and_then(|()| self.socket.set_write_timeout(time)).map_err(ClientError::Socket)?;
+        Ok(&self.socket)
+    }
+
     /// Sends a request without waiting for its reply.
     pub fn send(&mut self, request: &Request) -> Result<(), ClientError> {
         self.write(request)

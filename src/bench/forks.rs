@@ -22,7 +22,7 @@ pub fn forks(setting: &Setting, interrupt: &Interrupt) -> Result<Entrant, Attemp
     let base =
         Base { places: setting.places.clone(), name: format!("bench-{}-base", std::process::id()) };
     let mut command = ampoule(&base.places);
-    command.args(["run", "--detach", "--rm", "--name", &base.name]);
+    command.args(["run", "--detach", "--rm", "--network", "none", "--name", &base.name]);
     command.arg(&setting.options.image).args(LASTING);
     Attempt { command, undo: None }.run(interrupt)?;
     let does = "ampoule fork: copies a running sandbox, whose program goes on in the copy";

@@ -88,7 +88,7 @@ impl Subject for Sandboxes {
     fn start(&self, label: &str, interrupt: &Interrupt) -> Result<Start, AttemptError> {
         let file = self.scratch.join(format!("{label}.timings"));
         let mut command = ampoule(&self.places);
-        command.args(["run", "--rm", "--name", label]);
+        command.args(["run", "--rm", "--network", "none", "--name", label]);
         command.args(["--start", if self.mode == Mode::Warm { "warm" } else { "cold" }]);
         command.arg("--timings-file").arg(&file).arg(&self.image).args(&self.command);
         let command_line = line(&command);

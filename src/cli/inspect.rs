@@ -1,13 +1,16 @@
 //! `ampoule inspect`: all that is known of containers, in docker's JSON.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::{Failure, Global};
+use super::network::mac;
+use super::{Failure, Global, port};
 use crate::sandbox::mounts::{MountKind, MountPoint};
+use crate::sandbox::network::{Host, OnNetwork};
 use crate::sandbox::{Entry, Options, Places, Record, Registry, State, Status, health};
 
 /// Print all that is known of containers, as a JSON array
@@ -60,15 +63,20 @@ fn told(places: &Places, entry: &Entry, record: &Record) -> Value {
         "RestartCount": state.restarts,
         "Platform": "linux",
         "Mounts": options.mounts.iter().map(|mount| mount_of(places, mount)).collect::<Vec<_>>(),
+        "NetworkSettings": networks(state),
         "HostConfig": host_config(options),
         "Config": config(state, options),
         "Ampoule": {
             "Kernel": options.kernel,
-            "Vcpus": options.shape().vcpus,
-            "MemoryMiB": options.shape().memory_mib,
+            "Vcpus": state.guest.as_ref().map_or(options.shape().vcpus, |guest| guest.vcpus),
+            "MemoryMiB":
+                state.guest.as_ref().map_or(options.shape().memory_mib, |guest| guest.memory_mib),
+            "Sandbox": state.guest.as_ref().map(|guest| &guest.sandbox),
             "Keeper": state.keeper.filter(|_| entry.folder.is_kept()),
             "LayerSize": options.layer_size,
+            "Rates": options.rates,
             "Annotations": options.annotations,
+            "Egress": options.network.egress.to_string(),
         },
     })
 }
@@ -119,6 +127,68 @@ fn mount_of(places: &Places, mount: &MountPoint) -> Value {
     Value::Object(told)
 }
 
+/// As docker has it: the ports that lead to it, and what it has of each network, while it runs.
+fn networks(state: &State) -> Value {
+    let mut ports: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for published in port::published(state) {
+        let host = port::host(&published);
+        let key = format!("{}/{}", published.container_port, published.protocol);
+        ports.entry(key).or_default().push(json!({
+            "HostIp": host.ip(), "HostPort": host.port().to_string(),
+        }));
+    }
+    let told = |on: &OnNetwork| {
+        let of = |four: bool| on.addresses.iter().find(|cidr| cidr.address().is_ipv4() == four);
+        let gateway = |four: bool| {
+            let gateway = on.gateways.iter().find(|gateway| gateway.is_ipv4() == four);
+            gateway.map(ToString::to_string).unwrap_or_default()
+        };
+        let address = |four| of(four).map(|cidr| cidr.address().to_string()).unwrap_or_default();
+        (
+            on.network.clone(),
+            json!({
+                "NetworkID": on.id,
+                "MacAddress": mac(on.mac),
+                "Gateway": gateway(true),
+                "IPAddress": address(true),
+                "IPPrefixLen": of(true).map_or(0, |cidr| cidr.prefix()),
+                "IPv6Gateway": gateway(false),
+                "GlobalIPv6Address": address(false),
+                "GlobalIPv6PrefixLen": of(false).map_or(0, |cidr| cidr.prefix()),
+                "DNSNames": on.names,
+            }),
+        )
+    };
+    let networks: Map<String, Value> = state.networks.iter().map(told).collect();
+    let first = state.networks.first().and_then(|on| networks.get(&on.network));
+    let mut settings = json!({ "Ports": ports, "Networks": networks });
+    // Where older programs look.
+    for key in ["IPAddress", "IPPrefixLen", "Gateway", "MacAddress", "GlobalIPv6Address"] {
+        settings[key] = first.map_or(json!(""), |first| first[key].clone());
+    }
+    settings
+}
+
+fn bindings(options: &Options) -> Value {
+    let mut bindings: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for publish in &options.network.publish {
+        let port = match publish.host {
+            Some((first, last)) if first == last => first.to_string(),
+            Some((first, last)) => format!("{first}-{last}"),
+            None => String::new(),
+        };
+        let address = publish.address.map(|address| address.to_string()).unwrap_or_default();
+        let key = format!("{}/{}", publish.container, publish.protocol);
+        bindings.entry(key).or_default().push(json!({ "HostIp": address, "HostPort": port }));
+    }
+    json!(bindings)
+}
+
+fn extra_host(host: &Host) -> String {
+    let address = host.address.map_or_else(|| "host-gateway".to_owned(), |a| a.to_string());
+    format!("{}:{address}", host.name)
+}
+
 fn host_config(options: &Options) -> Value {
     let limits = &options.limits;
     let maximum = match options.restart {
@@ -133,6 +203,13 @@ fn host_config(options: &Options) -> Value {
     #[allow(clippy::cast_possible_truncation)]
     let nano_cpus = options.cpus.map_or(0, |cpus| (cpus * 1e9) as i64);
     json!({
+        "NetworkMode": options.network.mode.word(),
+        "PortBindings": bindings(options),
+        "PublishAllPorts": options.network.publish_all,
+        "Dns": options.network.dns,
+        "DnsSearch": options.network.dns_search,
+        "DnsOptions": options.network.dns_options,
+        "ExtraHosts": options.network.hosts.iter().map(extra_host).collect::<Vec<_>>(),
         "AutoRemove": options.remove,
         "RestartPolicy": { "Name": options.restart.name(), "MaximumRetryCount": maximum },
         "LogConfig": { "Type": "json-file", "Config": log },
@@ -160,6 +237,7 @@ fn config(state: &State, options: &Options) -> Value {
     let hostname = options.hostname.clone().unwrap_or_else(|| state.short_id().to_owned());
     json!({
         "Hostname": hostname,
+        "Domainname": options.network.domainname.clone().unwrap_or_default(),
         "Image": options.image,
         "Cmd": options.command,
         "Entrypoint": options.entrypoint,

@@ -8,9 +8,12 @@ mod arguments;
 mod attach;
 mod bench;
 mod build;
+mod commit;
 mod completion;
 mod confirm;
+mod cp;
 mod create;
+mod diff;
 mod doctor;
 mod events;
 mod exec;
@@ -28,8 +31,10 @@ mod logs;
 mod man;
 mod metrics;
 pub(crate) mod monitor;
+mod network;
 mod occupied;
 mod pause;
+mod port;
 mod ps;
 mod pull;
 mod push;
@@ -124,6 +129,9 @@ enum Verb {
     Ps(ps::Args),
     Exec(exec::Args),
     Attach(attach::Args),
+    Cp(cp::Args),
+    Diff(diff::Args),
+    Commit(commit::Args),
     Fork(fork::Args),
     Logs(logs::Args),
     Stats(stats::Args),
@@ -148,6 +156,8 @@ enum Verb {
     Bench(bench::Args),
     Vm(vm::Args),
     Volume(volume::Args),
+    Network(network::Args),
+    Port(port::Args),
     #[command(hide = true)]
     Monitor(monitor::Args),
     #[command(hide = true)]
@@ -196,6 +206,9 @@ impl Verb {
             Self::Rmi(args) => image::rm::run(&args, global),
             Self::Ps(args) => ps::run(&args, global),
             Self::Exec(args) => exec::run(args, global),
+            Self::Cp(args) => cp::run(&args, global),
+            Self::Diff(args) => diff::run(&args, global),
+            Self::Commit(args) => commit::run(&args, global),
             Self::Fork(args) => fork::run(args, global),
             Self::Logs(args) => logs::run(&args, global),
             Self::Stats(args) => stats::run(&args, global),
@@ -223,6 +236,8 @@ impl Verb {
             Self::Bench(args) => bench::run(args, global),
             Self::Vm(args) => vm::run(args),
             Self::Volume(args) => volume::run(args, global),
+            Self::Network(args) => network::run(args, global),
+            Self::Port(args) => port::run(&args, global),
             Self::Monitor(_) => monitor::run(),
             Self::Keeper => keeper::run(),
         }

@@ -8,14 +8,16 @@ use serde_json::json;
 
 use super::age::age;
 use super::arguments::Filters;
+use super::port;
 use super::table::Table;
 use super::{Failure, Global};
+use crate::network::firewall::Published;
 use crate::report::chain;
 use crate::sandbox::mounts::MountPoint;
-use crate::sandbox::{Entry, Options, Registry, Status, health};
+use crate::sandbox::{Entry, Options, Registry, State, Status, health};
 
 /// What a list can be filtered by.
-const FILTERS: [&str; 11] = [
+const FILTERS: [&str; 13] = [
     "id",
     "name",
     "status",
@@ -27,6 +29,8 @@ const FILTERS: [&str; 11] = [
     "health",
     "volume",
     "restart-policy",
+    "network",
+    "publish",
 ];
 
 /// List containers
@@ -38,7 +42,7 @@ pub struct Args {
     #[arg(short, long)]
     all: bool,
     /// Only what matches: id=, name=, status=, exited=, ancestor=, before=, since=, label=, health=, volume=,
-    /// restart-policy=
+    /// restart-policy=, network=, publish=PORT[/tcp]
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     filters: Vec<String>,
     /// The last N that were made, in whatever state
@@ -88,10 +92,25 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     } else if args.format == Format::Json {
         rows.for_each(|row| println!("{}", row.json()));
     } else {
-        let mut table =
-            Table::new(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"]);
+        let mut table = Table::new(&[
+            "CONTAINER ID",
+            "IMAGE",
+            "COMMAND",
+            "CREATED",
+            "STATUS",
+            "PORTS",
+            "NAMES",
+        ]);
         rows.for_each(|row| {
-            table.row([row.id, row.image, row.command, row.created, row.status, row.name]);
+            table.row([
+                row.id,
+                row.image,
+                row.command,
+                row.created,
+                row.status,
+                row.ports,
+                row.name,
+            ]);
         });
         print!("{table}");
     }
@@ -121,8 +140,14 @@ fn is_wanted(entry: &Entry, filters: &Filters, made: impl Fn(&str) -> Option<Tim
         && filters.all("ancestor", image)
         && filters.all("before", |other| made(other).is_some_and(|made| state.created < made))
         && filters.all("since", |other| made(other).is_some_and(|made| state.created > made))
-        && (!["label", "volume", "restart-policy"].iter().any(|key| filters.has(key))
+        && (!["label", "volume", "restart-policy", "network"].iter().any(|key| filters.has(key))
             || entry.record().is_ok_and(|record| is_wanted_as(&record.options, filters)))
+        && filters.all("publish", |wanted| {
+            port::published(state).iter().any(|published| {
+                let host = published.host_port.to_string();
+                wanted == host || wanted == format!("{host}/{}", published.protocol)
+            })
+        })
         && filters.all("health", |wanted| verdict(entry).unwrap_or("none") == wanted)
 }
 
@@ -140,6 +165,7 @@ fn is_wanted_as(options: &Options, filters: &Filters) -> bool {
     filters.each("label", label)
         && filters.all("volume", volume)
         && filters.all("restart-policy", |name| options.restart.name() == name)
+        && filters.all("network", |name| options.network.mode.names().iter().any(|n| n == name))
 }
 
 /// What its checks say; none where nothing is checked.
@@ -155,6 +181,8 @@ struct Row {
     created: String,
     state: Status,
     status: String,
+    ports: String,
+    networks: String,
     name: String,
 }
 
@@ -195,6 +223,8 @@ impl Row {
             created: format!("{} ago", ago(state.created)),
             state: state.status,
             status,
+            ports: ports(state),
+            networks: networks(entry),
             name: state.name.clone(),
         }
     }
@@ -203,9 +233,22 @@ impl Row {
         json!({
             "ID": self.id, "Image": self.image, "Command": self.command,
             "RunningFor": self.created, "State": self.state, "Status": self.status,
-            "Names": self.name,
+            "Ports": self.ports, "Networks": self.networks, "Names": self.name,
         })
     }
+}
+
+/// What leads to it, as `0.0.0.0:8080->80/tcp`.
+fn ports(state: &State) -> String {
+    if !state.status.is_running() {
+        return String::new();
+    }
+    let told = |p: &Published| format!("{}->{}/{}", port::host(p), p.container_port, p.protocol);
+    port::published(state).iter().map(told).collect::<Vec<_>>().join(", ")
+}
+
+fn networks(entry: &Entry) -> String {
+    entry.record().map(|record| record.options.network.mode.names().join(",")).unwrap_or_default()
 }
 
 /// docker's 20 columns.

@@ -9,7 +9,7 @@ use jiff::ZonedDateTime;
 use super::{Failure, Global};
 use crate::agent::{Client, ClientError, EXCHANGE_TIME};
 use crate::oci::ps::{columns, text};
-use crate::sandbox::{CONTAINER, Registry, lifecycle};
+use crate::sandbox::{InGuest, Registry, lifecycle};
 
 /// List the processes of a running container, with the pids that its guest gives them
 #[derive(Debug, ClapArgs)]
@@ -26,8 +26,9 @@ pub struct Args {
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     let columns = columns(&args.options)?;
     let entry = lifecycle::running(&Registry::new(&global.places()), &args.container)?;
-    let request = Request::Processes { container: CONTAINER.to_owned(), table: true };
-    let mut agent = Client::open(&entry.folder.vsock(), EXCHANGE_TIME)?;
+    let InGuest { vsock, container } = entry.in_guest();
+    let request = Request::Processes { container, table: true };
+    let mut agent = Client::open(&vsock, EXCHANGE_TIME)?;
     match agent.ask(&request)? {
         Reply::Processes { pids, table } => {
             print!("{}", text(&columns, &pids, &table, &ZonedDateTime::now()));

@@ -9,7 +9,7 @@ use super::arguments::{cpus, memory};
 use super::{Failure, Global, each};
 use crate::agent::{Client, EXCHANGE_TIME};
 use crate::sandbox::limits::resources;
-use crate::sandbox::{CONTAINER, Options, Registry, RestartPolicy, events};
+use crate::sandbox::{InGuest, Options, Registry, RestartPolicy, events, join};
 
 /// Change limits and restart policies of containers, running or not
 ///
@@ -71,7 +71,9 @@ fn update(registry: &Registry, container: &str, args: &Args) -> Result<(), Failu
     let wanted = record.options.shape();
     let after = resources(&record.options);
     if entry.state.status.is_running() && before != after {
-        if wanted.memory_mib > machine.memory_mib || wanted.vcpus > machine.vcpus {
+        if let Some(guest) = &entry.state.guest {
+            join::Size::of(&record.options).fits(guest.memory_mib, guest.vcpus)?;
+        } else if wanted.memory_mib > machine.memory_mib || wanted.vcpus > machine.vcpus {
             return Err(format!(
                 "container {}: its machine has {} CPUs and {} MiB, and cannot grow while it runs: stop \
                  the container first",
@@ -80,8 +82,9 @@ fn update(registry: &Registry, container: &str, args: &Args) -> Result<(), Failu
             .into());
         }
         let resources = Box::new(after);
-        let request = Request::Update { container: CONTAINER.to_owned(), resources };
-        Client::open(&entry.folder.vsock(), EXCHANGE_TIME)?.call(&request)?;
+        let InGuest { vsock, container } = entry.in_guest();
+        let request = Request::Update { container, resources };
+        Client::open(&vsock, EXCHANGE_TIME)?.call(&request)?;
     }
     record.write(entry.folder.container())?;
     events::tell(registry.places(), "update", &entry.state, &[]);

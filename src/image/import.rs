@@ -33,7 +33,7 @@ pub struct Description {
 }
 
 /// The name of the layer beside others in its staging folder.
-const LAYER: &str = "layer";
+pub(super) const LAYER: &str = "layer";
 
 impl Store {
     /// Makes an image of one layer, which is the archive that `reader` gives, plain or compressed.
@@ -80,7 +80,7 @@ impl Store {
     }
 
     /// Keeps what a reader gives as a layer, and finds out what it is.
-    fn spool(
+    pub(super) fn spool(
         &self,
         mut reader: impl Read,
         staging: &Staging,

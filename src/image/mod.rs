@@ -11,6 +11,7 @@
 
 pub mod archive;
 pub mod changes;
+pub mod commit;
 mod compression;
 pub mod digest;
 pub mod erofs;
@@ -28,7 +29,7 @@ pub mod tree;
 pub mod verify;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use digest::Digest;
 pub use pull::{PullError, Pulled, Puller};

@@ -99,16 +99,21 @@ impl Subject {
             keeper: state.keeper.unwrap_or(0),
             monitor: state.monitor.unwrap_or(0),
             // Before that there is nothing to ask for.
-            containers: if state.status.is_running() { vec![main] } else { Vec::new() },
+            containers: match state.status.is_running() {
+                true => [vec![main], state.joined.clone()].concat(),
+                false => Vec::new(),
+            },
             moments: Moments::default(),
         }
     }
 }
 
-/// Who a sandbox is; none where it is being made.
+/// Who a sandbox is; none where it is being made, or a container is in another's.
 pub fn subject(registry: &Registry, folder: &Folder) -> Option<Subject> {
     match registry.state_of(folder) {
         Some(state) if state.status == Status::Exited => None,
+        // It is one of another sandbox's containers.
+        Some(state) if state.guest.is_some() => None,
         Some(state) => Some(Subject::of_state(&state)),
         None => About::read(folder).map(Subject::of),
     }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::vmm::config::{Export, FsConfig, MachineConfig};
 use crate::vmm::devices::virtio::Counts;
+use crate::vmm::rate::RateLimiter;
 use crate::vmm::snapshot::state::Plugs;
 
 /// The keeper's first message. With it come descriptors, in this order, as far as they are there: a
@@ -116,13 +117,19 @@ pub enum MonitorRequest {
         /// So that the memory can be verified later.
         checksum: bool,
     },
-    /// Plug in a network interface, a tap whose descriptor comes with this. Of the keeper alone, as all
-    /// that follow. [`MonitorEvent::Done`].
+    /// Plug in a network interface, whose descriptors come with this: a tap's queues, or a socket. Of
+    /// the keeper alone, as all that follow. [`MonitorEvent::Done`].
     PlugNet {
         /// Into which of the machine's network devices.
         slot: u8,
         /// The device's address from now on.
         mac: Option<[u8; 6]>,
+        /// What the descriptors are.
+        backend: NicKind,
+        /// How many frames the guest gets in a time.
+        rx_rate_limiter: RateLimiter,
+        /// How many it sends in a time.
+        tx_rate_limiter: RateLimiter,
     },
     /// Take a network interface out. [`MonitorEvent::Done`].
     UnplugNet {
@@ -140,12 +147,24 @@ pub enum MonitorRequest {
         read_only: bool,
         /// Its serial number, at most 20 bytes.
         serial: Option<String>,
+        /// How much it does in a time.
+        rate_limiter: RateLimiter,
     },
     /// Take a disk out; the guest is to have let go of it. [`MonitorEvent::Done`].
     UnplugDisk {
         /// Which of the machine's disks.
         slot: u8,
     },
+}
+
+/// Where the frames of a network interface go that is plugged in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NicKind {
+    /// To a tap interface, of which each queue is a descriptor.
+    Tap,
+    /// To a Unix stream socket.
+    Stream,
 }
 
 /// What the monitor tells.

@@ -12,9 +12,10 @@ use nix::sys::socket::{
 };
 
 use super::channel::{Channel, ChannelError};
-use super::control::{MonitorEvent, MonitorRequest};
+use super::control::{MonitorEvent, MonitorRequest, NicKind};
 use crate::clock::micros;
 use crate::report::chain;
+use crate::vmm::devices::virtio::net::{MAX_PAIRS, Wire};
 use crate::vmm::devices::virtio::{Place, Plug};
 use crate::vmm::machine::{Paused, Running};
 
@@ -23,6 +24,9 @@ const MAX_CLIENTS: usize = 16;
 
 /// Descriptors that come with a request for a snapshot: state and memory.
 const SNAPSHOT_FILES: usize = 2;
+
+/// Most that come with any request: a tap's queues.
+const MOST_FILES: usize = MAX_PAIRS as usize;
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +100,7 @@ impl<'a> Server<'a> {
 
     /// Answers a client's next request, if it has one: whether it is still there.
     pub fn attend(&mut self, client: &Channel, asker: Asker) -> Result<bool, ChannelError> {
-        match client.receive_with(SNAPSHOT_FILES) {
+        match client.receive_with(MOST_FILES) {
             Ok(Some((request, files))) => {
                 let answer = self.answer(request, files, asker);
                 client.send(&answer)?;
@@ -138,11 +142,16 @@ impl<'a> Server<'a> {
             _ if asker != Asker::Keeper => Err("only the sandbox's keeper may ask for that".into()),
             // The devices are locked by this very thread.
             _ if self.paused.is_some() => Err("the machine is paused".into()),
-            MonitorRequest::PlugNet { slot, mac } => plug_file("a network interface", files)
-                .and_then(|tap| self.plug(Place::Net(slot.into()), Plug::Net { tap, mac })),
-            MonitorRequest::PlugDisk { slot, bytes, read_only, serial } => {
-                plug_file("a disk", files).and_then(|file| {
-                    let disk = Plug::Disk { file, bytes, read_only, serial };
+            MonitorRequest::PlugNet { slot, mac, backend, rx_rate_limiter, tx_rate_limiter } => {
+                wire(backend, files).and_then(|wire| {
+                    let net = Plug::Net { wire, mac, rx_rate_limiter, tx_rate_limiter };
+                    self.plug(Place::Net(slot.into()), net)
+                })
+            }
+            MonitorRequest::PlugDisk { slot, bytes, read_only, serial, rate_limiter } => {
+                one("a disk", files).and_then(|file| {
+                    let file = file.into();
+                    let disk = Plug::Disk { file, bytes, read_only, serial, rate_limiter };
                     self.plug(Place::Disk(slot.into()), disk)
                 })
             }
@@ -183,8 +192,17 @@ impl<'a> Server<'a> {
 }
 
 /// The one descriptor of what is plugged in.
-fn plug_file(what: &str, files: Vec<OwnedFd>) -> Result<File, String> {
+fn one(what: &str, files: Vec<OwnedFd>) -> Result<OwnedFd, String> {
     let [file]: [OwnedFd; 1] =
         files.try_into().map_err(|_| format!("{what} comes with one descriptor"))?;
-    Ok(file.into())
+    Ok(file)
+}
+
+/// Where the frames of a network interface go.
+fn wire(kind: NicKind, files: Vec<OwnedFd>) -> Result<Wire, String> {
+    match kind {
+        NicKind::Tap if files.is_empty() => Err("a tap comes with its queues".into()),
+        NicKind::Tap => Ok(Wire::Tap(files.into_iter().map(File::from).collect())),
+        NicKind::Stream => one("a socket for frames", files).map(Wire::Stream),
+    }
 }

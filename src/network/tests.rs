@@ -2,56 +2,17 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::UdpSocket;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, setns, unshare};
 
+use super::testing::Namespace;
 use super::{Interface, NetworkError, clear, join};
 
 /// Nobody is waited for.
 const NO_TIME: Duration = Duration::ZERO;
-
-/// A network namespace that goes with its descriptor.
-struct Namespace(File);
-
-impl Namespace {
-    fn new() -> Self {
-        let made = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            File::open("/proc/thread-self/ns/net").unwrap()
-        });
-        Self(made.join().unwrap())
-    }
-
-    fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
-    }
-
-    /// Runs a shell script in it: what it wrote.
-    fn run(&self, script: &str) -> String {
-        let output = Command::new("nsenter")
-            .args([&format!("--net={}", self.path()), "sh", "-ec", script])
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{script}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn socket(&self, address: &str) -> UdpSocket {
-        std::thread::scope(|scope| {
-            let bind = || {
-                setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
-                UdpSocket::bind(address).unwrap()
-            };
-            scope.spawn(bind).join().unwrap()
-        })
-    }
-}
 
 /// A namespace with `eth0`, and one with the other end of that, as CNI's `ptp` leaves them; none where
 /// they cannot be had.

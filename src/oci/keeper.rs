@@ -345,7 +345,7 @@ fn begin_with(
     };
     let ends = Ends::own(true);
     let create = request(job, translated, &ends);
-    let starting = container::start(&vsock, create, wake, Then::Wait)
+    let starting = container::start(&vsock, create, None, wake, Then::Wait)
         .map_err(|error| machine.guest.or_its_death(error))?;
     let guest = &mut machine.guest;
     guest.await_guest(starting.as_fd(), Some(signals))?;
@@ -370,6 +370,7 @@ fn request(job: &CreateJob, translated: &Translated, ends: &Ends) -> Create {
             writable: WritableLayer::Source,
         },
         block_devices: Vec::new(),
+        files: Vec::new(),
         user: None,
         stdio: Streams::names(INIT, ends, terminal),
     }

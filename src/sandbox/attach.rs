@@ -41,7 +41,7 @@ pub fn run(registry: &Registry, entry: &Entry, options: AttachOptions) -> Result
     let near = keeper_socket::attach(&entry.folder, stdin)?;
     events::tell(registry.places(), "attach", &entry.state, &[]);
     let streams = Streams::over(near, &Ends::own(stdin))?;
-    let mut running = container::attached(&entry.folder.vsock(), terminal, streams)?;
+    let mut running = container::attached(entry.in_guest(), terminal, streams)?;
     if terminal {
         running.follow_terminal();
     }

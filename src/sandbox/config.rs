@@ -5,13 +5,16 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv4Net;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::layer;
 use crate::image::registry::Registries;
+use crate::network::bridge::store::Pools;
 use crate::vmm::config::{MAX_MEMORY_MIB, MAX_VCPUS};
 
 /// Where it is.
@@ -73,6 +76,8 @@ pub struct Config {
     pub pod: PodConfig,
     /// What containers write.
     pub storage: StorageConfig,
+    /// Networks.
+    pub network: NetworkConfig,
     /// Registries of images, by their names.
     pub registry: Registries,
 }
@@ -128,6 +133,32 @@ impl Default for PodConfig {
     }
 }
 
+/// Networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// Subnet of the default network.
+    pub subnet: Ipv4Net,
+    /// Where the subnets of other networks come from.
+    pub pool: Ipv4Net,
+    /// Bits of each of those.
+    pub pool_prefix: u8,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        let net = |second, prefix| Ipv4Net::new_assert(Ipv4Addr::new(10, second, 0, 0), prefix);
+        Self { subnet: net(201, 16), pool: net(202, 15), pool_prefix: 24 }
+    }
+}
+
+impl NetworkConfig {
+    /// Where subnets come from that nobody names.
+    pub fn pools(self) -> Pools {
+        Pools { default: self.subnet.trunc(), others: self.pool.trunc(), prefix: self.pool_prefix }
+    }
+}
+
 impl Config {
     /// The host's.
     pub fn load() -> Result<Self, ConfigError> {
@@ -168,6 +199,17 @@ fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     if !(LEAST_MEMORY..=MAX_MEMORY_MIB).contains(&config.pod.memory_mib) {
         return out_of("pod.memory_mib", LEAST_MEMORY, MAX_MEMORY_MIB);
     }
+    for (key, subnet) in
+        [("network.subnet", config.network.subnet), ("network.pool", config.network.pool)]
+    {
+        if !(8..=30).contains(&subnet.prefix_len()) {
+            let reason = "it is to be a subnet of 8 to 30 bits".to_owned();
+            return Err(ConfigError::Value { path: path.to_owned(), key, reason });
+        }
+    }
+    if !(8..=30).contains(&config.network.pool_prefix) {
+        return out_of("network.pool_prefix", 8, 30);
+    }
     if !layer::SIZES.contains(&config.storage.layer_size) {
         let reason = "it is to be 32m to 1t".to_owned();
         let key = "storage.layer_size";
@@ -200,6 +242,7 @@ mod tests {
         // As many as there are: a new one is to be added there.
         assert_eq!(keys["storage"].as_table().unwrap().len(), 2);
         assert_eq!(keys["pod"].as_table().unwrap().len(), 2);
+        assert_eq!(keys["network"].as_table().unwrap().len(), 3);
     }
 
     #[test]
@@ -211,6 +254,7 @@ mod tests {
         assert!(told("[pod]\nmemory_mib = 1\n").contains("pod.memory_mib"));
         assert!(told("[storage]\nlayer_size = \"1k\"\n").contains("storage.layer_size"));
         assert!(told("[storage]\nlayer = \"paper\"\n").contains("paper"));
+        assert!(told("[network]\nsubnet = \"10.0.0.0/31\"\n").contains("network.subnet"));
         assert!(told("[pod\n").contains("config.toml"));
     }
 }

@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ampoule_protocol::message::{
-    Create, Exec, ExitStatus, HookState, INIT, ProcessId, Request, Rootfs, RootfsSource, Stdio,
-    UserName, Wake, WritableLayer,
+    Create, ErrorKind, Exec, ExitStatus, HookState, INIT, ProcessId, Request, Rootfs, RootfsSource,
+    Stdio, UserName, Wake, WritableLayer,
 };
 use nix::sys::signal::Signal;
 use oci_spec::runtime::Spec;
 
 use super::error::SandboxError;
+use super::join::{Admitted, Plugged};
 use super::launch::{IMAGE_DISK, LAYER_DISK};
+use super::registry::InGuest;
 use super::signals::{Patience, Signals};
 use super::spec::ContainerSpec;
 use super::streams::{Ends, Streams};
@@ -29,6 +31,8 @@ const SIGNAL_TIME: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Running {
     id: ProcessId,
+    /// Its pid in the guest, where this is who made it.
+    pub pid: Option<i32>,
     has_terminal: bool,
     vsock: PathBuf,
     /// Carries the outstanding wait.
@@ -52,6 +56,8 @@ pub struct Starting {
     wakes: bool,
     /// The process is there already.
     goes_on: bool,
+    /// It is given interfaces before its program runs.
+    networked: bool,
     then: Then,
 }
 
@@ -75,9 +81,55 @@ pub fn on_image(made: ContainerSpec, layer: bool, ends: &Ends) -> Create {
     };
     let mut create = create(made, source, stdio);
     if layer {
-        create.rootfs.writable = WritableLayer::Disk { serial: LAYER_DISK.into() };
+        let serial = LAYER_DISK.into();
+        create.rootfs.writable = WritableLayer::Disk { serial, sectors: None };
     }
     create
+}
+
+/// The request for a container in another's sandbox, on disks that were plugged in.
+pub fn on_plugged(made: ContainerSpec, admitted: &Admitted, ends: &Ends) -> Create {
+    let name = &admitted.container;
+    let stdio = Streams::names(&format!("{name}-{INIT}"), ends, has_terminal(&made.spec));
+    let Plugged { serial, sectors } = admitted.image.clone();
+    let source = RootfsSource::Block {
+        serial,
+        fstype: "erofs".into(),
+        sectors: Some(sectors),
+        options: Vec::new(),
+    };
+    let mut create = create(made, source, stdio);
+    create.container.clone_from(name);
+    if let Some(Plugged { serial, sectors }) = admitted.layer.clone() {
+        create.rootfs.writable = WritableLayer::Disk { serial, sectors: Some(sectors) };
+    }
+    create
+}
+
+/// Ends a container of a guest, and has the agent forget it; nothing to do where it knows none.
+pub fn put_out(vsock: &Path, container: &str, time: Duration) -> Result<(), ClientError> {
+    let mut agent = Client::open(vsock, time)?;
+    let request = Request::Delete { container: container.to_owned() };
+    let kind = |done: &Result<(), ClientError>| match done {
+        Err(ClientError::Agent(error)) => Some(error.kind),
+        _ => None,
+    };
+    let deleted = agent.call(&request);
+    match kind(&deleted) {
+        Some(ErrorKind::NotFound) => Ok(()),
+        Some(ErrorKind::WrongState) => {
+            let id = ProcessId::init(container);
+            let signal = Signal::SIGKILL as i32;
+            let killed = agent.call(&Request::Kill { id: id.clone(), signal, all: true });
+            if kind(&killed).is_none() {
+                killed?;
+            }
+            agent.send(&Request::Wait(id))?;
+            agent.receive_exited()?;
+            agent.call(&request)
+        }
+        _ => deleted,
+    }
 }
 
 fn has_terminal(spec: &Spec) -> bool {
@@ -89,6 +141,7 @@ fn has_terminal(spec: &Spec) -> bool {
 pub fn start(
     vsock: &Path,
     create: Create,
+    network: Option<Request>,
     wake: Option<Wake>,
     then: Then,
 ) -> Result<Starting, SandboxError> {
@@ -101,13 +154,17 @@ pub fn start(
         opening.send(&Request::Wake(Box::new(wake)))?;
     }
     opening.send(&Request::Create(Box::new(create)))?;
+    let networked = network.is_some();
+    if let Some(network) = network {
+        opening.send(&network)?;
+    }
     if then == Then::Start {
         opening.send(&Request::Start(id.clone()))?;
     }
     opening.send(&Request::Wait(id.clone()))?;
     let vsock = vsock.to_owned();
     let goes_on = false;
-    Ok(Starting { id, has_terminal, vsock, stdio, opening, wakes, goes_on, then })
+    Ok(Starting { id, has_terminal, vsock, stdio, opening, wakes, goes_on, networked, then })
 }
 
 /// The request for a container that is never started, over the guest's own files.
@@ -121,6 +178,7 @@ fn create(made: ContainerSpec, source: RootfsSource, stdio: Stdio) -> Create {
         spec: Box::new(made.spec),
         rootfs: Rootfs { source, writable: WritableLayer::Tmpfs { size: None } },
         block_devices: Vec::new(),
+        files: Vec::new(),
         identity: HookState::default(),
         user: user_name(made.user, made.groups),
         stdio,
@@ -150,8 +208,8 @@ pub fn go_on(
     opening.send(&Request::Release)?;
     opening.send(&Request::Wait(id.clone()))?;
     let vsock = vsock.to_owned();
-    let (wakes, goes_on, then) = (true, true, Then::Start);
-    Ok(Starting { id, has_terminal, vsock, stdio, opening, wakes, goes_on, then })
+    let (wakes, goes_on, networked, then) = (true, true, false, Then::Start);
+    Ok(Starting { id, has_terminal, vsock, stdio, opening, wakes, goes_on, networked, then })
 }
 
 /// Unique in the guest, without asking anyone.
@@ -173,7 +231,8 @@ impl Starting {
         woken: impl FnOnce(),
         mut answered: impl FnMut(BorrowedFd<'_>) -> Result<(), SandboxError>,
     ) -> Result<Running, SandboxError> {
-        let Self { id, has_terminal, vsock, stdio, opening, wakes, goes_on, then } = self;
+        let Self { id, has_terminal, vsock, stdio, opening, wakes, goes_on, networked, then } =
+            self;
         let mut wait = opening.finish()?;
         if wakes {
             answered(wait.as_fd())?;
@@ -183,12 +242,17 @@ impl Starting {
         // The agent takes streams before and after their request: they are connected while it makes
         // the container.
         let mut streams = Streams::attach(&vsock, &stdio, ends)?;
+        let mut pid = None;
         let mut arrive = || -> Result<(), SandboxError> {
             answered(wait.as_fd())?;
             if goes_on {
                 wait.receive_done()?;
             } else {
-                wait.receive_created()?;
+                pid = Some(wait.receive_created()?);
+            }
+            if networked {
+                answered(wait.as_fd())?;
+                wait.receive_done()?;
             }
             if then == Then::Start {
                 answered(wait.as_fd())?;
@@ -198,7 +262,7 @@ impl Starting {
         };
         let arrived = arrive();
         streams.settle(arrived)?;
-        Ok(Running { id, has_terminal, vsock, wait, side: None, streams })
+        Ok(Running { id, pid, has_terminal, vsock, wait, side: None, streams })
     }
 }
 
@@ -211,14 +275,15 @@ impl AsFd for Starting {
 
 /// The container's first process, whose streams somebody else keeps and carries to these.
 pub fn attached(
-    vsock: &Path,
+    place: InGuest,
     has_terminal: bool,
     streams: Streams,
 ) -> Result<Running, SandboxError> {
-    let id = ProcessId::init(CONTAINER);
-    let mut wait = Client::open(vsock, EXCHANGE_TIME)?;
+    let InGuest { vsock, container } = place;
+    let id = ProcessId::init(&container);
+    let mut wait = Client::open(&vsock, EXCHANGE_TIME)?;
     wait.send(&Request::Wait(id.clone()))?;
-    Ok(Running { id, has_terminal, vsock: vsock.to_owned(), wait, side: None, streams })
+    Ok(Running { id, pid: None, has_terminal, vsock, wait, side: None, streams })
 }
 
 /// Starts a further process in the container.
@@ -229,10 +294,11 @@ pub fn exec(vsock: &Path, exec: Exec, ends: &Ends) -> Result<Running, SandboxErr
     let mut wait = Client::open(vsock, EXCHANGE_TIME)?;
     wait.send(&Request::Exec(Box::new(exec)))?;
     let mut streams = Streams::attach(vsock, &stdio, ends)?;
-    streams.settle(wait.receive_created())?;
+    let mut pid = None;
+    streams.settle(wait.receive_created().map(|created| pid = Some(created)))?;
     wait.send(&Request::Wait(id.clone()))?;
     let vsock = vsock.to_owned();
-    Ok(Running { id, has_terminal: terminal, vsock, wait, side: None, streams })
+    Ok(Running { id, pid, has_terminal: terminal, vsock, wait, side: None, streams })
 }
 
 impl Running {

@@ -5,12 +5,15 @@ use std::io;
 use ampoule_protocol::message::ErrorKind;
 use nix::sys::signal::Signal;
 
+use super::archive::ArchiveError;
 use super::config::ConfigError;
 use super::detach::DetachError;
 use super::guest::GuestFilesError;
+use super::join::JoinError;
 use super::layer::LayerError;
 use super::limits::LimitError;
 use super::mounts::MountError;
+use super::network::AttachError;
 use super::record::RecordError;
 use super::registry::RegistryError;
 use super::shares::SharedTreeError;
@@ -56,6 +59,12 @@ pub enum SandboxError {
     #[error(transparent)]
     Layer(#[from] LayerError),
     #[error(transparent)]
+    Network(#[from] AttachError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    #[error(transparent)]
     Config(#[from] ConfigError),
     /// The monitor could not make the machine; its own words.
     #[error("cannot start the sandbox: {0}")]
@@ -99,6 +108,8 @@ pub enum SandboxError {
     Interrupted(Signal),
     #[error("container {name} is not running (it is {})", words(.status))]
     NotRunning { name: String, status: Status },
+    #[error("files of container {0} are being copied: try again when that has ended")]
+    Copied(String),
     #[error("container {name} cannot be forked: {reason}")]
     NotForked { name: String, reason: &'static str },
     #[error("container {0} is running: stop it first, or remove it with --force")]
@@ -141,6 +152,8 @@ impl SandboxError {
                 _ => 125,
             },
             Self::Detach(error) => error.exit_status(),
+            // As a program's that was killed: that is what has become of it.
+            Self::Join(JoinError::HostEnded(_)) => 137,
             Self::Interrupted(signal) => u8::try_from(128 + *signal as i32).unwrap_or(125),
             _ => 125,
         }

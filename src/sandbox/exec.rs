@@ -4,10 +4,10 @@ use ampoule_protocol::message::{Exec, UserName};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use std::os::fd::AsFd;
 
-use super::container::{self, CONTAINER, Running, fresh_name};
+use super::container::{self, Running, fresh_name};
 use super::error::SandboxError;
 use super::monitored::wait;
-use super::registry::Registry;
+use super::registry::{InGuest, Registry};
 use super::signals::{Patience, Signals};
 use super::spec;
 use super::state::Status;
@@ -46,10 +46,10 @@ pub fn run(registry: &Registry, wanted: &str, options: ExecOptions) -> Result<u8
             status: entry.state.status,
         });
     }
-    let vsock = entry.folder.vsock();
+    let InGuest { vsock, container } = entry.in_guest();
     let ends = Ends::own(options.interactive);
     let (interactive, detach) = (options.interactive, options.detach);
-    let request = request(options, &ends)?;
+    let request = request(&container, options, &ends)?;
     let terminal = request.spec.terminal().unwrap_or(false);
     let raw = if terminal && interactive && !detach {
         RawTerminal::enter().map_err(SandboxError::host("cannot set the terminal to raw mode"))?
@@ -68,7 +68,11 @@ pub fn run(registry: &Registry, wanted: &str, options: ExecOptions) -> Result<u8
     code
 }
 
-pub(super) fn request(options: ExecOptions, ends: &Ends) -> Result<Exec, SandboxError> {
+pub(super) fn request(
+    container: &str,
+    options: ExecOptions,
+    ends: &Ends,
+) -> Result<Exec, SandboxError> {
     let process = fresh_name("exec")?;
     // Nobody would read or type on a terminal of a process that is not waited for.
     let with_terminal = options.terminal && !options.detach;
@@ -80,7 +84,7 @@ pub(super) fn request(options: ExecOptions, ends: &Ends) -> Result<Exec, Sandbox
         Streams::names(&process, ends, with_terminal)
     };
     Ok(Exec {
-        container: CONTAINER.to_owned(),
+        container: container.to_owned(),
         process,
         spec: Box::new(spec),
         user: options.user.map(|user| UserName { user, groups: Vec::new() }),

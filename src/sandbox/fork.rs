@@ -41,6 +41,9 @@ pub struct Fork {
     pub rootfs: PathBuf,
     /// Program and arguments of its container.
     pub command: Vec<String>,
+    /// Pid of its first process in the guest.
+    #[serde(default)]
+    pub init: Option<i32>,
     /// What was asked of the container; with a name of its own.
     pub options: Options,
 }
@@ -77,6 +80,7 @@ pub fn fork(
         let (name, status) = (entry.state.name, entry.state.status);
         return Err(SandboxError::NotRunning { name, status });
     }
+    refuse_sharing(&entry)?;
     if entry.state.mounts.iter().any(MountPoint::is_shared) {
         return Err(SandboxError::NotForked {
             name: entry.state.name,
@@ -86,16 +90,29 @@ pub fn fork(
     }
     let record = entry.record()?;
     let frozen = freeze(places, &entry)?;
+    // Whoever was let in meanwhile is in what was written down.
+    refuse_sharing(&Registry::new(places).find(&entry.state.id)?)?;
     for name in names {
         let fork = Fork {
             image: record.image.clone(),
             rootfs: entry.state.rootfs.clone(),
             command: entry.state.command.clone(),
+            init: entry.state.init,
             options: Options { name: name.clone(), ..record.options.clone() },
         };
         made(&detach::fork(places, &fork, &frozen).map_err(Box::new)?);
     }
     Ok(())
+}
+
+/// A fork has the disks of one container.
+fn refuse_sharing(entry: &Entry) -> Result<(), SandboxError> {
+    let reason = match (&entry.state.guest, entry.state.joined.is_empty()) {
+        (Some(_), _) => "it is in the sandbox of another container, whose network it shares",
+        (None, false) => "other containers are in its sandbox, which share its network",
+        (None, true) => return Ok(()),
+    };
+    Err(SandboxError::NotForked { name: entry.state.name.clone(), reason })
 }
 
 /// Writes the guest down while it stands still for a moment.

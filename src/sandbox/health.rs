@@ -20,7 +20,7 @@ use super::events;
 use super::exec::{ExecOptions, request};
 use super::monitored::wait;
 use super::places::Places;
-use super::registry::Folder;
+use super::registry::{Folder, InGuest};
 use super::state::{State, Status, replace};
 use super::streams::{Ends, Files};
 use crate::image::Image;
@@ -328,7 +328,8 @@ impl Checking {
         let files = Files { stdin: false, stdout: Some(to.clone()), stderr: Some(to) };
         let ends = Ends::Files(files);
         let options = ExecOptions { command: self.command.clone(), ..ExecOptions::default() };
-        let mut running = container::exec(&self.folder.vsock(), request(options, &ends)?, &ends)?;
+        let InGuest { vsock, container } = self.folder.in_guest(&self.state);
+        let mut running = container::exec(&vsock, request(&container, options, &ends)?, &ends)?;
         drop(ends);
         let mut output = Output { from: Some(from.into()), text: Vec::new() };
         let until = Instant::now() + self.how.timeout();

@@ -1,5 +1,6 @@
 //! What other commands ask of a container's keeper, at a socket in the sandbox's folder.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -13,9 +14,11 @@ use nix::sys::socket::{
 use serde::{Deserialize, Serialize};
 
 use super::error::SandboxError;
-use super::outlet::Attachment;
+use super::join::{Admitted, Joining};
+use super::network::Attachment;
+use super::outlet;
 use super::registry::Folder;
-use crate::monitor::channel::Channel;
+use crate::monitor::channel::{Channel, ChannelError};
 
 /// How long a keeper waits for what whoever has connected wants.
 const HEARING: Duration = Duration::from_secs(2);
@@ -23,11 +26,11 @@ const HEARING: Duration = Duration::from_secs(2);
 /// How long a command waits for the keeper's answer: a keeper asks its guest's agent.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// Most descriptors that come with a request: those of an [`Attachment`].
+/// Most descriptors that come with a request: those of an [`outlet::Attachment`].
 const DESCRIPTORS: usize = 3;
 
 /// What is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ask {
     /// Carry the container's streams to and from the sockets that come with this: output, errors, and,
@@ -39,6 +42,12 @@ pub enum Ask {
     Resume,
     /// The next end of the container is its last: a user wants it.
     Stop,
+    /// Put the container on one more network.
+    Connect(Attachment),
+    /// Take it off a network.
+    Disconnect(String),
+    /// Let another container into the sandbox. The connection stays as long as that is there.
+    Join(Joining),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -46,6 +55,7 @@ pub enum Ask {
 enum Answer {
     Done,
     Refused(String),
+    Admitted(Box<Admitted>),
 }
 
 /// A socket at which a keeper is asked.
@@ -93,9 +103,21 @@ impl AsFd for KeeperSocket {
 
 impl Asked {
     /// The sockets that came along.
-    pub fn attachment(&mut self) -> Option<Attachment> {
+    pub fn attachment(&mut self) -> Option<outlet::Attachment> {
         let mut sockets = self.descriptors.drain(..).map(UnixStream::from);
-        Some(Attachment { stdout: sockets.next()?, stderr: sockets.next()?, stdin: sockets.next() })
+        let (stdout, stderr, stdin) = (sockets.next()?, sockets.next()?, sockets.next());
+        Some(outlet::Attachment { stdout, stderr, stdin })
+    }
+
+    /// The files that came along.
+    pub fn files(&mut self) -> Vec<File> {
+        self.descriptors.drain(..).map(File::from).collect()
+    }
+
+    /// Lets a container in: the connection that stays.
+    pub fn admit(self, admitted: Admitted) -> Result<Channel, ChannelError> {
+        self.channel.send(&Answer::Admitted(Box::new(admitted)))?;
+        Ok(self.channel)
     }
 
     /// Answers; one who has gone is not waited for.
@@ -114,30 +136,63 @@ pub fn ask(folder: &Folder, ask: Ask) -> Result<(), SandboxError> {
 }
 
 /// Lets the caller have the container's streams: its ends of the sockets.
-pub fn attach(folder: &Folder, stdin: bool) -> Result<Attachment, SandboxError> {
+pub fn attach(folder: &Folder, stdin: bool) -> Result<outlet::Attachment, SandboxError> {
     let pair = || UnixStream::pair().map_err(SandboxError::host("cannot make a socket"));
     let ((stdout, theirs), (stderr, their_errors)) = (pair()?, pair()?);
     let input = stdin.then(pair).transpose()?;
     let mut descriptors = vec![theirs.as_fd(), their_errors.as_fd()];
     descriptors.extend(input.as_ref().map(|(_, theirs)| theirs.as_fd()));
     ask_with(&folder.keeper(), Ask::Attach, &descriptors)?;
-    Ok(Attachment { stdout, stderr, stdin: input.map(|(ours, _)| ours) })
+    Ok(outlet::Attachment { stdout, stderr, stdin: input.map(|(ours, _)| ours) })
+}
+
+/// Asks for a place in this sandbox, with the disks: the connection that stays as long as the place is wanted.
+pub fn join(
+    folder: &Folder,
+    joining: Joining,
+    disks: &[BorrowedFd<'_>],
+) -> Result<(Channel, Admitted), SandboxError> {
+    match converse(&folder.keeper(), &Ask::Join(joining), disks)? {
+        (channel, Answer::Admitted(admitted)) => Ok((channel, *admitted)),
+        _ => Err(unexpected()),
+    }
 }
 
 fn ask_with(path: &Path, ask: Ask, descriptors: &[BorrowedFd<'_>]) -> Result<(), SandboxError> {
-    let unreachable = SandboxError::host("cannot reach the container's keeper");
-    let channel = Channel::connect_within(path, ANSWER).map_err(&unreachable)?;
-    channel.send_with(&ask, descriptors)?;
+    match converse(path, &ask, descriptors)? {
+        (_, Answer::Done) => Ok(()),
+        _ => Err(unexpected()),
+    }
+}
+
+fn converse(
+    path: &Path,
+    ask: &Ask,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(Channel, Answer), SandboxError> {
+    let channel = Channel::connect_within(path, ANSWER).map_err(unreachable)?;
+    channel.send_with(ask, descriptors)?;
     match channel.receive()? {
-        Some(Answer::Done) => Ok(()),
         Some(Answer::Refused(message)) => Err(SandboxError::KeeperRefused(message)),
+        Some(answer) => Ok((channel, answer)),
         None => Err(unreachable(Errno::ECONNRESET.into())),
     }
+}
+
+fn unreachable(source: io::Error) -> SandboxError {
+    SandboxError::host("cannot reach the container's keeper")(source)
+}
+
+fn unexpected() -> SandboxError {
+    SandboxError::host("the container's keeper answers something else than it was asked")(
+        io::ErrorKind::InvalidData.into(),
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vmm::rate::RateLimiter;
     use std::io::{Read, Write};
     use std::thread;
 
@@ -188,6 +243,43 @@ mod tests {
             let mut two = [0; 2];
             theirs.stdin.unwrap().read_exact(&mut two).unwrap();
             assert_eq!((&three, &two), (b"out", b"in"));
+        });
+    }
+
+    #[test]
+    fn a_place_is_held_by_its_connection() {
+        let (_dir, folder) = folder();
+        let socket = KeeperSocket::bind(&folder).unwrap();
+        let size = crate::sandbox::join::Size::of(&crate::sandbox::Options::default());
+        let joining = Joining {
+            id: "1".into(),
+            name: "n".into(),
+            size,
+            layer: false,
+            rate: RateLimiter::NONE,
+        };
+        let image = crate::sandbox::join::Plugged { serial: "disk2".into(), sectors: 8 };
+        let admitted = Admitted {
+            container: "join-1".into(),
+            init: 7,
+            hostname: "h".into(),
+            files: vec!["hosts".into()],
+            image,
+            layer: None,
+            memory_mib: 512,
+            vcpus: 1,
+        };
+        thread::scope(|scope| {
+            let file = tempfile::tempfile().unwrap();
+            let (folder, wanted) = (&folder, joining.clone());
+            let asking = scope.spawn(move || join(folder, wanted, &[file.as_fd()]).unwrap());
+            let mut asked = asked(&socket);
+            assert_eq!((asked.ask.clone(), asked.files().len()), (Ask::Join(joining), 1));
+            let place = asked.admit(admitted.clone()).unwrap();
+            let (theirs, told) = asking.join().unwrap();
+            assert_eq!(told, admitted);
+            drop(theirs);
+            assert!(place.receive::<String>().unwrap().is_none());
         });
     }
 

@@ -11,9 +11,11 @@ use super::fork::{Fork, Frozen};
 use super::guest::GuestFiles;
 use super::layer::Layers;
 use super::limits::on_processors;
-use super::monitored::Monitored;
+use super::monitored::{Backend, Monitored, Nic};
 use super::mounts::Mounted;
+use super::network::Attached;
 use super::places::Places;
+use super::rates::NetRates;
 use super::record::Record;
 use super::registry::{Kept, Registry};
 use super::shape::Shape;
@@ -29,6 +31,7 @@ use crate::monitor::group;
 use crate::network::Interface;
 use crate::vmm::config::{DiskConfig, Export, FsConfig, VsockConfig};
 use crate::vmm::host::Opened;
+use crate::vmm::rate::RateLimiter;
 use crate::vmm::snapshot::state::Plugs;
 
 /// Serial number of the disk that holds the image.
@@ -89,6 +92,8 @@ pub struct Sandbox {
     pub state: State,
     /// What its container has mounted.
     pub mounted: Mounted,
+    /// What its container has of networks.
+    pub attached: Attached,
 }
 
 /// How a sandbox came to life.
@@ -122,6 +127,29 @@ impl Machine {
         }
     }
 
+    /// Starts the guest of a container: with its image, its disk, and what it has mounted.
+    pub fn of_image(
+        places: &Places,
+        container: &Container<'_>,
+        image: &Image,
+        template: Option<&Template>,
+    ) -> Result<(Self, Launched, Mounted), SandboxError> {
+        let options = &container.record.options;
+        let mounted = Mounted::prepare(places, &options.mounts)?;
+        let kept = container.kept;
+        let mut disks = vec![disk(&image.rootfs)];
+        if let Some(size) = options.layer_size {
+            disks.push(layer_disk(Layers::new(places).of(&kept.id, size)?));
+        }
+        limit(&mut disks, options.rates.disk);
+        let export = (!mounted.shares.is_empty()).then(|| Export::Tree(mounted.shares.clone()));
+        let group_parent = options.cgroup_parent.clone();
+        let backing = Backing { disks, export, group_parent, ..Backing::default() };
+        let start = || start(kept, &options.shape(), backing, template);
+        let (guest, launched) = on_processors(&options.limits.cpuset, start)??;
+        Ok((Self::of_container(places, kept, guest), launched, mounted))
+    }
+
     /// That of a container, whose folders stay.
     fn of_container(places: &Places, kept: &Kept, guest: Monitored) -> Self {
         let registry = Registry::new(places);
@@ -149,8 +177,11 @@ impl Machine {
             return Ok(());
         }
         for Interface { guest, tap } in &interfaces {
-            self.guest.plug_net(guest.slot, tap.as_fd(), Some(guest.mac)).map_err(|error| {
-                SandboxError::Interface { name: guest.name.clone(), source: Box::new(error) }
+            let backend = Backend::Tap(vec![tap.as_fd()]);
+            let nic = Nic { mac: Some(guest.mac), backend, rates: &NetRates::NONE };
+            self.guest.plug_net(guest.slot, nic).map_err(|error| SandboxError::Interface {
+                name: guest.name.clone(),
+                source: Box::new(error),
             })?;
         }
         // Not held here any more: whoever looks whether the monitor lives looks at the taps.
@@ -203,20 +234,8 @@ impl Sandbox {
         image: &Image,
         template: Option<&Template>,
     ) -> Result<(Self, Launched), SandboxError> {
-        let options = &container.record.options;
-        let command = spec::command(&image.config, options)?;
-        let mounted = Mounted::prepare(places, &options.mounts)?;
-        let kept = container.kept;
-        let mut disks = vec![disk(&image.rootfs)];
-        if let Some(size) = options.layer_size {
-            disks.push(layer_disk(Layers::new(places).of(&kept.id, size)?));
-        }
-        let export = (!mounted.shares.is_empty()).then(|| Export::Tree(mounted.shares.clone()));
-        let group_parent = options.cgroup_parent.clone();
-        let backing = Backing { disks, export, group_parent, ..Backing::default() };
-        let start = || start(kept, &options.shape(), backing, template);
-        let (guest, launched) = on_processors(&options.limits.cpuset, start)??;
-        let machine = Machine::of_container(places, kept, guest);
+        let command = spec::command(&image.config, &container.record.options)?;
+        let (machine, launched, mounted) = Machine::of_image(places, container, image, template)?;
         let from = From { rootfs: image.rootfs.clone(), command, mounted };
         Ok((Self::write(machine, container, from)?, launched))
     }
@@ -235,6 +254,7 @@ impl Sandbox {
         if let Some(layer) = &frozen.layer {
             disks.push(layer_disk(Layers::new(places).copy(layer, &container.kept.id)?));
         }
+        limit(&mut disks, container.record.options.rates.disk);
         let backing = Backing { disks, ..Backing::default() };
         let group = Some(frozen.size().into());
         let guest = resume(container.kept, group, backing, &snapshot, TouchedPages::Ignored)?;
@@ -249,28 +269,11 @@ impl Sandbox {
         container: &Container<'_>,
         from: From,
     ) -> Result<Self, SandboxError> {
-        let Container { kept, record, before } = container;
         let From { rootfs, command, mounted } = from;
-        let options = &record.options;
-        let (id, name) = (kept.id.clone(), kept.name.clone());
-        let mut state = State::new(id, name, options.image.clone(), command);
-        state.created = record.created;
-        state.rootfs = rootfs;
-        state.terminal = options.terminal;
-        state.remove = options.remove;
-        state.mounts = options.mounts.clone();
-        state.layer = options.layer_size.is_some();
-        if let Some(before) = before {
-            state.restarts = before.restarts;
-            // How it last ended stays known to those who wait for it.
-            state.exit_code = before.exit_code;
-        }
-        state.keeper = Some(nix::unistd::getpid().as_raw());
+        let mut state = container.first_state(command, rootfs)?;
         state.monitor = Some(machine.guest.pid());
-        let sandbox = Self { machine, state, mounted };
-        if kept.fresh && before.is_none() {
-            kept.write_record(record)?;
-        }
+        let attached = Attached::default();
+        let sandbox = Self { machine, state, mounted, attached };
         sandbox.write_state()?;
         Ok(sandbox)
     }
@@ -294,6 +297,9 @@ impl Sandbox {
         if let Some(kept) = self.machine.kept.take() {
             kept.folder.remove_guest_sockets();
         }
+        self.attached.close()?;
+        self.state.networks.clear();
+        self.state.joined.clear();
         self.machine.guest.timings.cleared_us = now_us();
         Ok((self.state, std::mem::take(&mut self.machine.guest.timings)))
     }
@@ -315,6 +321,36 @@ pub struct Container<'a> {
     pub record: &'a Record,
     /// How it was before, where it is started again.
     pub before: Option<&'a State>,
+}
+
+impl Container<'_> {
+    /// The state that it begins with; the record of a new one is written down.
+    pub fn first_state(
+        &self,
+        command: Vec<String>,
+        rootfs: PathBuf,
+    ) -> Result<State, SandboxError> {
+        let Self { kept, record, before } = self;
+        let options = &record.options;
+        let (id, name) = (kept.id.clone(), kept.name.clone());
+        let mut state = State::new(id, name, options.image.clone(), command);
+        state.created = record.created;
+        state.rootfs = rootfs;
+        state.terminal = options.terminal;
+        state.remove = options.remove;
+        state.mounts = options.mounts.clone();
+        state.layer = options.layer_size.is_some();
+        if let Some(before) = before {
+            state.restarts = before.restarts;
+            // How it last ended stays known to those who wait for it.
+            state.exit_code = before.exit_code;
+        }
+        state.keeper = Some(nix::unistd::getpid().as_raw());
+        if kept.fresh && before.is_none() {
+            kept.write_record(record)?;
+        }
+        Ok(state)
+    }
 }
 
 impl AsFd for Sandbox {
@@ -397,20 +433,27 @@ fn resume(
     Ok(guest)
 }
 
-fn layer_disk(path: PathBuf) -> DiskConfig {
+/// Limits each disk.
+fn limit(disks: &mut [DiskConfig], rate_limiter: RateLimiter) {
+    disks.iter_mut().for_each(|disk| disk.rate_limiter = rate_limiter);
+}
+
+/// The disk that takes what a container writes.
+pub fn layer_disk(path: PathBuf) -> DiskConfig {
     DiskConfig {
         path: Some(path),
         read_only: false,
         serial: Some(LAYER_DISK.to_owned()),
-        opened: Opened::default(),
+        ..DiskConfig::default()
     }
 }
 
-fn disk(rootfs: &Path) -> DiskConfig {
+/// The disk of an image.
+pub fn disk(rootfs: &Path) -> DiskConfig {
     DiskConfig {
         path: Some(rootfs.to_owned()),
         read_only: true,
         serial: Some(IMAGE_DISK.to_owned()),
-        opened: Opened::default(),
+        ..DiskConfig::default()
     }
 }

@@ -10,17 +10,17 @@ use inotify::{Inotify, WatchMask};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 
-use super::container::CONTAINER;
 use super::detach;
 use super::error::SandboxError;
 use super::events;
 use super::keeper_socket::{self, Ask};
 use super::monitored::wait as wait_for;
 use super::mounts;
+use super::network;
 use super::options::Options;
 use super::places::Places;
 use super::record::Record;
-use super::registry::{Entry, Registry};
+use super::registry::{Entry, InGuest, Registry};
 use super::signals;
 use super::spec;
 use super::state::Status;
@@ -85,7 +85,11 @@ pub fn at_rest(entry: &Entry) -> Result<bool, SandboxError> {
     {
         return Err(does_not_end(entry));
     }
-    Ok(!entry.folder.is_kept())
+    let kept = entry.folder.is_kept();
+    if kept && entry.folder.copied().exists() {
+        return Err(SandboxError::Copied(entry.state.name.clone()));
+    }
+    Ok(!kept)
 }
 
 /// How a container is asked to end.
@@ -197,6 +201,10 @@ pub fn remove(
             if volumes {
                 mounts::remove_own(registry, &mounts);
             }
+            if !entry.state.networks.is_empty() {
+                // Its keeper was killed.
+                network::sweep(registry.places());
+            }
             events::tell(registry.places(), "destroy", &entry.state, &[]);
             Ok(entry)
         }
@@ -279,6 +287,11 @@ fn kill_at_once(entry: &Entry, keeper: &Process) -> Result<(), SandboxError> {
         unless_ended(monitor.signal(Signal::SIGKILL))
             .map_err(SandboxError::host("cannot kill the monitor"))?;
     }
+    if entry.state.guest.is_some() {
+        // The machine is another container's, whose keeper clears up after this one's.
+        unless_ended(keeper.signal(Signal::SIGKILL))
+            .map_err(SandboxError::host("cannot kill the container's keeper"))?;
+    }
     if within(keeper, Some(CLEAR_AWAY))? {
         return Ok(());
     }
@@ -291,9 +304,10 @@ fn does_not_end(entry: &Entry) -> SandboxError {
 
 /// Has the agent send a signal to the container's program.
 fn send(entry: &Entry, signal: Signal) -> Result<(), ClientError> {
-    let id = ProcessId::init(CONTAINER);
+    let InGuest { vsock, container } = entry.in_guest();
+    let id = ProcessId::init(&container);
     let request = Request::Kill { id, signal: signal as i32, all: false };
-    Client::open(&entry.folder.vsock(), ASK_TIME)?.call(&request)
+    Client::open(&vsock, ASK_TIME)?.call(&request)
 }
 
 /// A process that has ended meanwhile needs no signal.

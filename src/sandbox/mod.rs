@@ -10,12 +10,16 @@
 //! * [`launch`], [`container`]: monitor and agent, then the container's process
 //! * [`layer`]: disks for what containers write to their root file systems
 //! * [`limits`], [`security`]: what a container may take, and what its processes may do
+//! * [`rates`]: how much its network and its disks may do in a time
 //! * [`mounts`]: what is mounted in a container beside its root file system
+//! * [`network`]: which networks it is on
 //! * [`shares`]: directories that a guest sees while it runs, and then no more
 //! * [`log`], [`timings`]: what a detached container wrote; when what happened
+//! * [`archive`]: files that are copied from containers and to them, and what they have changed
 //! * [`stats`]: what a running one takes of the host
 
 pub mod about;
+pub mod archive;
 pub mod attach;
 mod config;
 pub(crate) mod container;
@@ -26,6 +30,7 @@ pub mod exec;
 pub mod fork;
 pub mod guest;
 pub mod health;
+pub mod join;
 pub mod keeper;
 pub mod keeper_socket;
 pub mod launch;
@@ -36,9 +41,11 @@ mod lines;
 pub mod log;
 pub mod monitored;
 pub mod mounts;
+pub mod network;
 mod options;
 pub mod outlet;
 mod places;
+pub mod rates;
 mod record;
 mod registry;
 mod restart;
@@ -63,10 +70,10 @@ pub use launch::SHARE;
 pub use options::{LEAST_MEMORY, Options};
 pub use places::Places;
 pub use record::{Record, RecordError};
-pub use registry::{Damaged, Entry, Folder, Kept, Registry, RegistryError, images_of};
+pub use registry::{Damaged, Entry, Folder, InGuest, Kept, Registry, RegistryError, images_of};
 pub use restart::{RestartPolicy, UnknownPolicy};
 pub use shape::{Shape, Slots};
 pub use shares::{SharedTree, SharedTreeError};
 pub use spec::SpecError;
-pub use state::{State, StateError, Status};
+pub use state::{Guest, State, StateError, Status};
 pub use streams::Ends;

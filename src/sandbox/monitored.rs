@@ -1,5 +1,6 @@
 //! A guest that this process keeps, by way of its monitor: the wait for its agent, and its death.
 
+use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -7,8 +8,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use super::error::SandboxError;
+use super::rates::NetRates;
 use super::signals::{self, Signals};
 use super::template::Template;
 use super::timings::Timings;
@@ -16,7 +19,9 @@ use ampoule_protocol::READY_PORT;
 
 use crate::agent::{ClientError, Ready, ReadyListener};
 use crate::clock::now_us;
-use crate::monitor::control::{Cause, Jailed, MonitorConfig, MonitorEvent, MonitorRequest, Start};
+use crate::monitor::control::{
+    Cause, Jailed, MonitorConfig, MonitorEvent, MonitorRequest, NicKind, Start,
+};
 use crate::monitor::group::{self, Group};
 use crate::monitor::ports;
 use crate::monitor::seccomp::violation;
@@ -24,7 +29,7 @@ use crate::monitor::server;
 use crate::monitor::spawn::{Monitor, Wanted};
 use crate::report::chain;
 use crate::vmm::config::DiskConfig;
-use crate::vmm::devices::virtio::block;
+use crate::vmm::devices::virtio::{block, net};
 
 /// How long a guest may take to boot. It bounds what a hung guest can hold up; a host with hardware
 /// virtualization needs less than a second.
@@ -36,6 +41,27 @@ pub struct Monitored {
     monitor: Monitor,
     /// When what happened.
     pub timings: Timings,
+}
+
+/// A network interface that is plugged in.
+#[derive(Debug)]
+pub struct Nic<'a> {
+    /// The device's hardware address from now on, of which the agent tells the guest.
+    pub mac: Option<[u8; 6]>,
+    /// Where its frames go.
+    pub backend: Backend<'a>,
+    /// How many of them.
+    pub rates: &'a NetRates,
+}
+
+/// Where the frames of a network interface go.
+#[derive(Debug)]
+pub enum Backend<'a> {
+    /// To a tap interface, whose queues were opened as [`crate::vmm::devices::virtio::net::open`] does.
+    Tap(Vec<BorrowedFd<'a>>),
+    /// To whoever is at the other end of a Unix stream socket, each behind its length in 4 bytes, the most
+    /// significant one first.
+    Stream(BorrowedFd<'a>),
 }
 
 /// What the wait for a guest brought.
@@ -227,12 +253,23 @@ impl Monitored {
         let Some(mut file) = opened else {
             return Err(SandboxError::Refused("a disk that is plugged in has a file".into()));
         };
+        self.plug_file(slot, &mut file, disk)
+    }
+
+    /// The same with a file that is open and locked, whatever the configuration names.
+    pub fn plug_file(
+        &mut self,
+        slot: u8,
+        file: &mut File,
+        disk: &DiskConfig,
+    ) -> Result<u64, SandboxError> {
         // The size in the metadata of a block device is 0.
         let bytes = file
             .seek(SeekFrom::End(0))
             .map_err(SandboxError::host("cannot find the size of a disk"))?;
         let (read_only, serial) = (disk.read_only, disk.serial.clone());
-        let request = MonitorRequest::PlugDisk { slot, bytes, read_only, serial };
+        let rate_limiter = disk.rate_limiter;
+        let request = MonitorRequest::PlugDisk { slot, bytes, read_only, serial, rate_limiter };
         self.ask(request, &[file.as_fd()])?;
         Ok(block::sectors_of(bytes))
     }
@@ -242,15 +279,36 @@ impl Monitored {
         self.ask(MonitorRequest::UnplugDisk { slot }, &[])
     }
 
-    /// Plugs a tap interface that was opened as [`crate::vmm::devices::virtio::net::open`] does into a
-    /// slot; with a hardware address for the device, which the agent tells the guest.
-    pub fn plug_net(
-        &mut self,
-        slot: u8,
-        tap: BorrowedFd<'_>,
-        mac: Option<[u8; 6]>,
-    ) -> Result<(), SandboxError> {
-        self.ask(MonitorRequest::PlugNet { slot, mac }, &[tap])
+    /// Plugs a network interface into a slot.
+    pub fn plug_net(&mut self, slot: u8, nic: Nic<'_>) -> Result<(), SandboxError> {
+        let (kind, descriptors) = match nic.backend {
+            Backend::Tap(queues) if queues.len() <= usize::from(net::MAX_PAIRS) => {
+                (NicKind::Tap, queues)
+            }
+            Backend::Tap(queues) => {
+                return Err(SandboxError::Refused(format!(
+                    "a tap with {} queues: a network interface has at most {}",
+                    queues.len(),
+                    net::MAX_PAIRS
+                )));
+            }
+            Backend::Stream(socket) => {
+                // The monitor may not ask.
+                if getsockopt(&socket, sockopt::SockType) != Ok(SockType::Stream) {
+                    let why = "what a network interface's frames go to is no stream socket";
+                    return Err(SandboxError::Refused(why.into()));
+                }
+                (NicKind::Stream, vec![socket])
+            }
+        };
+        let request = MonitorRequest::PlugNet {
+            slot,
+            mac: nic.mac,
+            backend: kind,
+            rx_rate_limiter: nic.rates.rx,
+            tx_rate_limiter: nic.rates.tx,
+        };
+        self.ask(request, &descriptors)
     }
 
     /// Empties a slot for network interfaces: the guest's stays, and leads nowhere.

@@ -8,13 +8,16 @@ use serde::{Deserialize, Serialize};
 use super::config::{Config, Layer};
 use super::error::SandboxError;
 use super::health::{self, HealthCheck};
+use super::join;
 use super::limits::Limits;
 use super::log::LogLimits;
 use super::mounts::{self, MountPoint};
+use super::network::NetworkOptions;
 use super::places::Places;
+use super::rates::Rates;
 use super::restart::RestartPolicy;
 use super::security::Security;
-use super::shape::Shape;
+use super::shape::{Shape, Slots};
 use crate::image::verify::Purpose;
 use crate::image::{Image, Store, Verifier};
 
@@ -74,6 +77,8 @@ pub struct Options {
     pub read_only: bool,
     /// What it may take beside CPUs and memory.
     pub limits: Limits,
+    /// How much its network and its disks may do in a time.
+    pub rates: Rates,
     /// What its processes may do.
     pub security: Security,
     /// Its first process is the agent's, which starts the program, passes signals on and collects orphans.
@@ -88,6 +93,8 @@ pub struct Options {
     pub stop_signal: Option<String>,
     /// Seconds that the program then has; -1 for any.
     pub stop_timeout: Option<i64>,
+    /// Its network.
+    pub network: NetworkOptions,
     /// Control group of the host that the sandbox's own is made in, below the root of all.
     pub cgroup_parent: Option<PathBuf>,
 }
@@ -112,11 +119,18 @@ impl Options {
     /// one at, and where its writes go. To be written down like this: it is the same at each start, at
     /// which nothing is added any more.
     pub fn settled(mut self, image: &Image) -> Result<Self, SandboxError> {
-        mounts::add_declared(&mut self.mounts, &image.config)?;
+        join::check(&self)?;
+        // Who joins a sandbox brings no share: its layer takes what is written there.
+        if self.network.mode.host().is_none() {
+            mounts::add_declared(&mut self.mounts, &image.config)?;
+        }
         self.health = match (self.health, health::declared(image)) {
             (Some(own), Some(image)) => Some(own.over(image)),
             (own, image) => own.or(image),
         };
+        if self.network.publish_all {
+            self.network.publish_declared(image);
+        }
         if self.stop_signal.is_none() {
             self.stop_signal =
                 image.config.config().as_ref().and_then(|config| config.stop_signal().clone());
@@ -132,9 +146,11 @@ impl Options {
     /// The machine that the container needs.
     pub fn shape(&self) -> Shape {
         let mut shape = Shape::new(self.limits.cpus(self.cpus), self.memory, self.kernel.clone());
-        if self.cold && self.layer_size.is_none() {
-            // No template is shared with others: a device less to boot.
-            shape.slots.disks = 1;
+        let nets = u8::try_from(self.network.mode.interfaces()).unwrap_or(u8::MAX);
+        shape.slots.nets = shape.slots.nets.max(nets);
+        if self.cold {
+            // No template is shared with others: no device is booted that has nothing in it.
+            shape.slots = Slots { nets, disks: 1 + u8::from(self.layer_size.is_some()) };
         }
         shape
     }

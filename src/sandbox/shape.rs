@@ -22,9 +22,9 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Of one container: its image, its writable layer, and its network. A slot that stays empty takes
-    /// pages of the template's, which all sandboxes share.
-    pub const CONTAINER: Self = Self { nets: 1, disks: 2 };
+    /// Of one container: its image, its writable layer, and its network; and two disks of those that share
+    /// its network. A slot that stays empty takes pages of the template's, which all sandboxes share.
+    pub const CONTAINER: Self = Self { nets: 2, disks: 4 };
 
     /// Of a pod, whose containers come and go.
     pub const POD: Self = Self { nets: 4, disks: 8 };

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::about::Contained;
 use super::mounts::MountPoint;
+use super::network::OnNetwork;
 use super::registry::{is_id, is_valid_name};
 
 /// Version of the state file; another one is refused.
@@ -104,6 +106,20 @@ impl Status {
     }
 }
 
+/// The sandbox of another container, in which a container's program runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Guest {
+    /// Id of the container whose sandbox it is.
+    pub sandbox: String,
+    /// What its agent calls this container.
+    pub container: String,
+    /// Memory of the machine in MiB.
+    pub memory_mib: u32,
+    /// Its vCPUs.
+    pub vcpus: u8,
+}
+
 /// A container's state file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -147,6 +163,18 @@ pub struct State {
     /// What it writes to its root file system is on a disk.
     #[serde(default)]
     pub layer: bool,
+    /// Networks of ampoule's own that it is on while it runs.
+    #[serde(default)]
+    pub networks: Vec<OnNetwork>,
+    /// Whose sandbox it is in while it runs, where it has none of its own.
+    #[serde(default)]
+    pub guest: Option<Guest>,
+    /// Containers that share its sandbox.
+    #[serde(default)]
+    pub joined: Vec<Contained>,
+    /// Pid of its first process, as the guest counts.
+    #[serde(default)]
+    pub init: Option<i32>,
     /// How often its keeper has started it again.
     #[serde(default)]
     pub restarts: u32,
@@ -177,6 +205,10 @@ impl State {
             remove: false,
             mounts: Vec::new(),
             layer: false,
+            networks: Vec::new(),
+            guest: None,
+            joined: Vec::new(),
+            init: None,
             restarts: 0,
             keeper: None,
             monitor: None,
@@ -211,6 +243,10 @@ impl State {
         }
         if [self.keeper, self.monitor].iter().flatten().any(|pid| *pid <= 1) {
             return Some("pid");
+        }
+        let valid = |guest: &Guest| is_id(&guest.sandbox) && is_valid_name(&guest.container);
+        if !self.guest.as_ref().is_none_or(valid) {
+            return Some("guest");
         }
         None
     }
@@ -258,11 +294,17 @@ mod tests {
         State::new("a".repeat(64), "n".into(), "i".into(), vec!["sh".into()])
     }
 
+    fn guest(sandbox: &str, container: &str) -> Guest {
+        let (sandbox, container) = (sandbox.into(), container.into());
+        Guest { sandbox, container, memory_mib: 512, vcpus: 1 }
+    }
+
     #[test]
     fn what_is_written_is_read() {
         let (_dir, path) = file();
         let mut state = state();
         state.exit_code = Some(3);
+        state.guest = Some(guest(&"b".repeat(64), "join-1"));
         state.write(&path).unwrap();
         assert_eq!(State::read(&path).unwrap(), state);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
@@ -281,12 +323,14 @@ mod tests {
     #[test]
     fn what_would_become_a_path_or_get_a_signal_is_checked() {
         let (_dir, path) = file();
-        let spoiled: [fn(&mut State); 5] = [
+        let spoiled: [fn(&mut State); 7] = [
             |state| state.id = "../../../../x".into(),
             |state| state.id = "b".repeat(64),
             |state| state.name = "../x".into(),
             |state| state.keeper = Some(-1),
             |state| state.monitor = Some(1),
+            |state| state.guest = Some(guest("../../x", "join-1")),
+            |state| state.guest = Some(guest(&"a".repeat(64), "../x")),
         ];
         for spoil in spoiled {
             let mut state = state();

@@ -12,10 +12,16 @@ use std::ops::Add;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ampoule_protocol::message::{Reply, Request};
 use nix::unistd::{SysconfVar, sysconf};
 use serde::Serialize;
 
-use super::registry::{Entry, Folder};
+use super::registry::{Entry, Folder, InGuest};
+use super::state::Guest;
+use crate::agent::Client;
+
+/// How long an agent may take for an answer.
+const GUEST_TIME: Duration = Duration::from_secs(2);
 
 /// Why it is not known what a sandbox takes.
 #[derive(Debug, thiserror::Error)]
@@ -101,12 +107,42 @@ impl Usage {
 /// # Errors
 /// Files of `/proc` that may not be read: root may read all, others not even their own monitors'.
 pub fn usage(entry: &Entry) -> Result<Option<Usage>, StatsError> {
+    if let (Some(guest), Some(keeper)) = (&entry.state.guest, entry.state.keeper) {
+        return usage_in(entry, guest, keeper);
+    }
     match (entry.state.keeper, entry.state.monitor) {
         (Some(keeper), Some(monitor)) if entry.folder.is_kept() => {
             usage_of(&entry.folder, keeper, monitor)
         }
         _ => Ok(None),
     }
+}
+
+/// What a container takes that is in another's sandbox, by the account of the guest: it is a part of what that
+/// one's machine takes. None where the guest does not tell.
+fn usage_in(entry: &Entry, guest: &Guest, keeper: i32) -> Result<Option<Usage>, StatsError> {
+    let (Some(stat), Some(memory)) =
+        (read(keeper, "stat", parse_stat)?, read(keeper, "smaps_rollup", parse_smaps)?)
+    else {
+        return Ok(None);
+    };
+    if !entry.folder.is_kept() {
+        return Ok(None);
+    }
+    let InGuest { vsock, container } = entry.in_guest();
+    let mut agent = Client::open(&vsock, GUEST_TIME).ok();
+    let told = agent.as_mut().and_then(|agent| agent.ask(&Request::Stats { container }).ok());
+    let Some(Reply::Stats(stats)) = told else { return Ok(None) };
+    let used = stats.memory.usage.current;
+    let ran = stats.cpu.get("usage_usec").copied().unwrap_or(0);
+    Ok(Some(Usage {
+        guest: Memory { pss: used, private: used, ..Memory::default() },
+        monitor: Memory::default(),
+        keeper: memory.own,
+        guest_size: u64::from(guest.memory_mib) << 20,
+        threads: stat.threads.saturating_add(stats.pids.current),
+        cpu: time(stat.ticks).saturating_add(Duration::from_micros(ran)),
+    }))
 }
 
 /// The same of a sandbox that is kept in this folder, by these two processes.

@@ -184,10 +184,7 @@ pub fn machine(guest: &GuestFiles, shape: &Shape, vsock: &Path) -> MachineConfig
         memory_mib: shape.memory_mib,
         serial: SerialMode::Off,
         disks: disk_slots(shape.slots),
-        nets: vec![
-            NetConfig { tap: None, mac: None, opened: Opened::default() };
-            usize::from(shape.slots.nets)
-        ],
+        nets: vec![NetConfig::default(); usize::from(shape.slots.nets)],
         vsock: Some(VsockConfig {
             guest_cid: GUEST_CID,
             uds_path: vsock.to_owned(),
@@ -202,21 +199,20 @@ pub fn machine(guest: &GuestFiles, shape: &Shape, vsock: &Path) -> MachineConfig
 }
 
 /// The first slots of a container's machine are for its image and its writable layer, which are there from the
-/// start. Those of a pod's are for what comes later, which may be written to.
+/// start. Those behind them, and a pod's, are for what comes later, which may be written to.
 fn disk_slots(slots: Slots) -> Vec<DiskConfig> {
     let slot = |read_only, serial: Option<&str>| DiskConfig {
         path: None,
         read_only,
         serial: serial.map(str::to_owned),
-        opened: Opened::default(),
+        ..DiskConfig::default()
     };
-    match slots {
-        Slots::POD => vec![slot(false, None); slots.disks.into()],
-        _ => [slot(true, Some(IMAGE_DISK)), slot(false, Some(LAYER_DISK))]
-            .into_iter()
-            .take(slots.disks.into())
-            .collect(),
-    }
+    let first = match slots {
+        Slots::POD => Vec::new(),
+        _ => vec![slot(true, Some(IMAGE_DISK)), slot(false, Some(LAYER_DISK))],
+    };
+    let later = std::iter::repeat_with(|| slot(false, None));
+    first.into_iter().chain(later).take(slots.disks.into()).collect()
 }
 
 /// An eighth of what Linux takes for a machine of this size, and less for TCP: a start puts hundreds of

@@ -13,7 +13,6 @@ use super::keeper::Keeper;
 use super::lock;
 use crate::sandbox::Slots;
 use crate::vmm::config::DiskConfig;
-use crate::vmm::host::Opened;
 
 /// Permissions of a device node that names none.
 const MODE: u32 = 0o660;
@@ -56,7 +55,7 @@ impl Disks {
             path: Some(path.to_owned()),
             read_only,
             serial: Some(serial.clone()),
-            opened: Opened::default(),
+            ..DiskConfig::default()
         };
         let plugged = keeper.with(move |machine| machine.guest.plug_disk(slot, &disk));
         match plugged {

@@ -250,10 +250,11 @@ impl Sandbox {
             identity: HookState { id: id.to_owned(), bundle: bundle.path.clone() },
             rootfs,
             block_devices,
+            files: Vec::new(),
             user: None,
             stdio: Streams::names(&format!("{container}-init"), &ends, paths.terminal),
         };
-        let starting = container::start(self.vsock(), create, None, Then::Wait)?;
+        let starting = container::start(self.vsock(), create, None, None, Then::Wait)?;
         let mut running = starting.finish(&ends, || {}, answered)?;
         pipes.lead_to(running.streams.take_input());
         Ok((running, pipes, mounted))

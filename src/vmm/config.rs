@@ -10,7 +10,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::vmm::arch::x86_64::layout::MAX_VIRTIO_DEVICES;
+use crate::vmm::devices::virtio::net::Wire;
 use crate::vmm::host::{Host, HostPorts, Opened};
+use crate::vmm::rate::RateLimiter;
 
 /// Most vCPUs of a machine: what one IO-APIC and 8-bit APIC ids serve with room to spare.
 pub const MAX_VCPUS: u8 = 32;
@@ -67,7 +69,7 @@ pub struct MachineConfig {
 }
 
 /// A block device.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct DiskConfig {
     /// Backing file or block device; without one this is an empty slot, which reads as zeros until a
     /// restored machine has something plugged into it.
@@ -76,21 +78,44 @@ pub struct DiskConfig {
     pub read_only: bool,
     /// Serial number that the guest sees, at most 20 bytes.
     pub serial: Option<String>,
+    /// How much it does in a time: reads, writes and all else together.
+    #[serde(default)]
+    pub rate_limiter: RateLimiter,
     /// Its file.
     #[serde(skip)]
     pub opened: Opened<File>,
 }
 
 /// A network device.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct NetConfig {
-    /// Name of the tap interface; without one this is an empty slot, a cable that leads nowhere.
-    pub tap: Option<String>,
+    /// Where its frames go; without that this is an empty slot, a cable that leads nowhere.
+    pub backend: Option<NetBackend>,
     /// The guest's hardware address; without one it gets a random one.
     pub mac: Option<[u8; 6]>,
-    /// The tap.
+    /// How many frames the guest gets in a time.
+    #[serde(default)]
+    pub rx_rate_limiter: RateLimiter,
+    /// How many frames it sends in a time.
+    #[serde(default)]
+    pub tx_rate_limiter: RateLimiter,
+    /// What the frames go to.
     #[serde(skip)]
-    pub opened: Opened<File>,
+    pub opened: Opened<Wire>,
+}
+
+/// Where a network device's frames go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetBackend {
+    /// To a tap interface.
+    Tap {
+        /// Its name.
+        name: String,
+        /// How many queues of it are opened, if it has so many: as many as the device has.
+        queues: u8,
+    },
+    /// To who listens at a Unix stream socket, each behind its length.
+    Stream(PathBuf),
 }
 
 /// A vsock device.
@@ -218,12 +243,7 @@ mod tests {
 
     #[test]
     fn every_device_needs_a_line() {
-        let disk = DiskConfig {
-            path: Some("d".into()),
-            read_only: true,
-            serial: None,
-            opened: Opened::default(),
-        };
+        let disk = DiskConfig { path: Some("d".into()), read_only: true, ..DiskConfig::default() };
         let mut config = config();
         config.rng = true;
         config.balloon = true;

@@ -8,6 +8,7 @@
 //! * [`console`]: what the guest last said, and what that means
 //! * [`exit`]: how it ends
 //! * [`devices`]: what the guest sees
+//! * [`rate`]: how much a device may do in a time
 //! * [`snapshot`]: a machine written down, and brought back
 //! * [`probe`]: whether KVM is there and real
 
@@ -23,6 +24,7 @@ pub mod machine;
 pub mod memory;
 pub mod opening;
 pub mod probe;
+pub mod rate;
 pub mod snapshot;
 pub mod vcpu;
 

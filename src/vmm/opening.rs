@@ -39,8 +39,8 @@ fn devices(
         disk.opened = block::open(disk)?.map(Opened::new).unwrap_or_default();
     }
     for net in nets {
-        net.opened =
-            net.tap.as_deref().map(net::open).transpose()?.map(Opened::new).unwrap_or_default();
+        let wire = net.backend.as_ref().map(net::Wire::open).transpose()?;
+        net.opened = wire.map(Opened::new).unwrap_or_default();
     }
     for FsConfig { tag, export, opened } in shares {
         // Nobody but who has made it can open it.

@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 
 use ampoule::agent::message::{BlockDevice, RootfsSource};
 use ampoule::monitor::channel::Channel;
-use ampoule::monitor::control::{MonitorEvent, MonitorRequest};
+use ampoule::monitor::control::{MonitorEvent, MonitorRequest, NicKind};
 use ampoule::sandbox::SandboxError;
 use ampoule::vmm::config::DiskConfig;
-use ampoule::vmm::host::Opened;
+use ampoule::vmm::rate::RateLimiter;
 
 use crate::needs_sandboxes;
 use crate::pod::{Pod, busybox, container, shared, tool};
 
 fn disk(path: &Path, read_only: bool, serial: &str) -> DiskConfig {
     let (path, serial) = (Some(path.to_owned()), Some(serial.to_owned()));
-    DiskConfig { path, read_only, serial, opened: Opened::default() }
+    DiskConfig { path, read_only, serial, ..DiskConfig::default() }
 }
 
 /// An ext4 of this many MiB with what a folder has.
@@ -119,10 +119,23 @@ pub fn are_the_keepers_to_plug() {
     let control = pod.machine.kept().unwrap().folder.control();
     let other = Channel::connect(&control).unwrap();
     let file = File::open("/dev/zero").unwrap();
-    let plug = MonitorRequest::PlugDisk { slot: 0, bytes: 512, read_only: true, serial: None };
+    let plug = MonitorRequest::PlugDisk {
+        slot: 0,
+        bytes: 512,
+        read_only: true,
+        serial: None,
+        rate_limiter: RateLimiter::NONE,
+    };
+    let net = MonitorRequest::PlugNet {
+        slot: 0,
+        mac: None,
+        backend: NicKind::Tap,
+        rx_rate_limiter: RateLimiter::NONE,
+        tx_rate_limiter: RateLimiter::NONE,
+    };
     let requests = [
         (plug, vec![file.as_fd()]),
-        (MonitorRequest::PlugNet { slot: 0, mac: None }, vec![file.as_fd()]),
+        (net, vec![file.as_fd()]),
         (MonitorRequest::UnplugDisk { slot: 0 }, vec![]),
         (MonitorRequest::UnplugNet { slot: 0 }, vec![]),
     ];

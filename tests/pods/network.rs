@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 use ampoule::agent::message::{Create, NetworkNamespace, Request};
 use ampoule::network::{self, Interface};
 use ampoule::sandbox::SandboxError;
+use ampoule::sandbox::monitored::{Backend, Nic};
+use ampoule::sandbox::rates::NetRates;
 use ampoule::vmm::devices::virtio::net;
 use nix::sched::{CloneFlags, unshare};
 
@@ -17,6 +19,11 @@ const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 /// Both ways, and what would not fit into a frame.
 const PING: &str = "ping -c 2 -W 20 -q 10.7.0.1 | grep -o '2 packets received'
     nc -w 20 10.7.0.1 5000 < /bin/busybox | cksum; cksum < /bin/busybox";
+
+/// A tap without limits.
+fn nic(tap: &impl AsFd, mac: Option<[u8; 6]>) -> Nic<'_> {
+    Nic { mac, backend: Backend::Tap(vec![tap.as_fd()]), rates: &NetRates::NONE }
+}
 
 pub fn comes_and_goes() {
     needs_sandboxes!();
@@ -43,7 +50,7 @@ pub fn comes_and_goes() {
     pod.run(container("a", shared("root"))).unwrap();
     let tap = net::open("tap0").unwrap();
     let guest = &mut pod.machine.guest;
-    let refused = guest.plug_net(4, tap.as_fd(), None).unwrap_err();
+    let refused = guest.plug_net(4, nic(&tap, None)).unwrap_err();
     assert!(
         matches!(&refused, SandboxError::Refused(why) if why.contains("no Net(4)")),
         "{refused}"
@@ -51,10 +58,10 @@ pub fn comes_and_goes() {
     let refused = guest.unplug_net(2).unwrap_err();
     assert!(matches!(&refused, SandboxError::Refused(why) if why.contains("nothing")), "{refused}");
     let null = std::fs::File::open("/dev/null").unwrap();
-    assert!(matches!(guest.plug_net(2, null.as_fd(), None), Err(SandboxError::Refused(_))));
+    assert!(matches!(guest.plug_net(2, nic(&null, None)), Err(SandboxError::Refused(_))));
 
-    guest.plug_net(2, tap.as_fd(), Some(MAC)).unwrap();
-    let refused = guest.plug_net(2, tap.as_fd(), None).unwrap_err();
+    guest.plug_net(2, nic(&tap, Some(MAC))).unwrap();
+    let refused = guest.plug_net(2, nic(&tap, None)).unwrap_err();
     assert!(matches!(&refused, SandboxError::Refused(why) if why.contains("already")), "{refused}");
     let up = "ip link set eth2 address 02:00:00:00:00:09
         ip address add 10.7.0.2/24 dev eth2; ip link set eth2 up; ls /proc/sys/net/ipv4/conf | grep eth";
@@ -70,12 +77,12 @@ pub fn comes_and_goes() {
     pod.machine.guest.unplug_net(2).unwrap();
     let lost = "ping -c 1 -W 1 -q 10.7.0.1 | grep -o '[0-9]* packets received'";
     assert_eq!(pod.shell("a", lost), "0 packets received\n");
-    pod.machine.guest.plug_net(2, tap.as_fd(), Some(MAC)).unwrap();
+    pod.machine.guest.plug_net(2, nic(&tap, Some(MAC))).unwrap();
     assert!(pod.shell("a", PING).starts_with("2 packets received\n"));
     // And in another place.
     pod.machine.guest.unplug_net(2).unwrap();
     pod.shell("a", "ip link set eth2 down");
-    pod.machine.guest.plug_net(0, tap.as_fd(), None).unwrap();
+    pod.machine.guest.plug_net(0, nic(&tap, None)).unwrap();
     pod.shell("a", "ip address add 10.7.0.3/24 dev eth0; ip link set eth0 up");
     assert!(pod.shell("a", PING).starts_with("2 packets received\n"));
     pod.machine.end().unwrap();
@@ -98,7 +105,7 @@ fn in_pod(name: &str) -> Create {
 /// What a pod's keeper does with interfaces that have come.
 fn give(pod: &mut Pod, interfaces: Vec<Interface>) {
     for Interface { guest, tap } in &interfaces {
-        pod.machine.guest.plug_net(guest.slot, tap.as_fd(), Some(guest.mac)).unwrap();
+        pod.machine.guest.plug_net(guest.slot, nic(&tap, Some(guest.mac))).unwrap();
     }
     let interfaces = interfaces.into_iter().map(|interface| interface.guest).collect();
     pod.client.call(&Request::Network { namespace: NetworkNamespace::Pod, interfaces }).unwrap();

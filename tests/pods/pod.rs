@@ -120,6 +120,7 @@ pub fn container(name: &str, source: RootfsSource) -> Create {
         rootfs: Rootfs { source, writable: WritableLayer::Source },
         block_devices: Vec::<BlockDevice>::new(),
         identity: HookState::default(),
+        files: Vec::new(),
         user: None,
         stdio: Stdio::default(),
     }

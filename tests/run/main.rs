@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod archive;
 mod bad_input;
 mod build;
 mod detached;
@@ -12,6 +13,7 @@ mod faults;
 mod fork;
 mod image_config;
 mod jail;
+mod joined;
 mod layer;
 mod lifecycle;
 mod load;

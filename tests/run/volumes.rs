@@ -16,7 +16,7 @@ fn a_volume_begins_with_what_the_image_has_and_outlives_its_containers() {
     first.gives(0, "1777 0\n");
     ampoule.shell(&options, "busybox", script).gives(0, "1777\nroot:x:0:\n");
     let nocopy = ["-v", "none:/etc:nocopy"];
-    ampoule.shell(&nocopy, "busybox", "ls -A /etc | grep -v resolv").gives(1, "");
+    ampoule.shell(&nocopy, "busybox", "ls -A /etc | grep -v -e resolv -e host").gives(1, "");
     let read = ampoule.shell(&["-v", "tmps:/d:ro"], "busybox", "cat /d/file; ! touch /d/x");
     assert_eq!((read.code, read.stdout.as_str()), (0, "kept\n"), "{read:?}");
 

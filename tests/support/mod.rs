@@ -78,6 +78,8 @@ pub struct Ampoule {
     state: TempDir,
     root: PathBuf,
     templates: PathBuf,
+    /// The network of containers that name none.
+    network: Option<&'static str>,
     /// Holds the root, where that is the test's own.
     _own: Option<TempDir>,
 }
@@ -87,6 +89,11 @@ impl Ampoule {
     pub fn new() -> Self {
         let own = TempDir::new().unwrap();
         for part in std::fs::read_dir(images().join("store")).into_iter().flatten().flatten() {
+            // What a quickstart has left there is nobody else's.
+            let others = ["containers", "names", "damaged", "networks", "volumes", "templates"];
+            if others.iter().any(|name| part.file_name() == *name) {
+                continue;
+            }
             std::os::unix::fs::symlink(part.path(), own.path().join(part.file_name())).unwrap();
         }
         let root = own.path().to_owned();
@@ -95,10 +102,18 @@ impl Ampoule {
         ampoule
     }
 
+    /// With the default network, of the namespace that commands are started in.
+    pub fn networked() -> Self {
+        let mut ampoule = Self::new();
+        ampoule.network = None;
+        ampoule
+    }
+
     /// With another image store.
     pub fn with_root(root: PathBuf) -> Self {
         let (state, templates) = (TempDir::new().unwrap(), shared_templates());
-        Self { state, root, templates, _own: None }
+        // All tests share the host's own network, which is left as it is.
+        Self { state, root, templates, network: Some("none"), _own: None }
     }
 
     /// With templates of its own, in `folder`.
@@ -116,7 +131,11 @@ impl Ampoule {
             .env("AMPOULE_ROOT", &self.root)
             .env("AMPOULE_STATE", self.state.path())
             .env("AMPOULE_TEMPLATES", &self.templates)
+            .env_remove("AMPOULE_NETWORK")
             .stdin(Stdio::null());
+        if let Some(network) = self.network {
+            command.env("AMPOULE_NETWORK", network);
+        }
         command
     }
 

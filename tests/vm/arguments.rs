@@ -32,7 +32,7 @@ fn malformed_options_are_usage_errors() {
         ("--kernel k --memory much", &["--memory", "'much'"]),
         ("--kernel k --memory 1", &["1 MiB of memory", "16"]),
         ("--kernel k --disk ,ro", &["--disk", "the path is empty"]),
-        ("--kernel k --net mac=02:00:00:00:00:01", &["--net", "no tap=NAME"]),
+        ("--kernel k --net mac=02:00:00:00:00:01", &["--net", "tap=NAME nor stream=PATH"]),
         ("--kernel k --net tap=a,mtu=3", &["--net", "\"mtu=3\""]),
         ("--kernel k --net tap=a/b", &["--net", "\"a/b\""]),
         ("--kernel k --net tap=a,mac=01:00:00:00:00:00", &["--net", "\"01:00:00:00:00:00\""]),

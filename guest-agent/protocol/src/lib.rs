@@ -6,6 +6,7 @@
 //! * [`network`]: interfaces, their addresses and routes; pods.
 //! * [`hooks`]: how a hook is run, on whichever side it is.
 //! * [`features`]: what the agent knows by name, for the host to tell.
+//! * [`archive`]: files on their way from one side to the other.
 //!
 //! Connections, all over vsock:
 //!
@@ -17,6 +18,7 @@
 //!
 //! Neither side trusts the other's lengths: a frame beyond [`frame::MAX_FRAME`] ends the connection.
 
+pub mod archive;
 pub mod features;
 pub mod frame;
 pub mod hooks;
@@ -38,6 +40,9 @@ pub const STREAM_PORT: u32 = 1025;
 /// Folder of the guest where the agent mounts shared file systems, each in a folder named by its
 /// tag. The sources of bind mounts name files of a share by their path below it.
 pub const SHARES: &str = "/run/ampoule/shares";
+
+/// Folder of the guest where the files are that containers get from their host.
+pub const FILES: &str = "/run/ampoule/files";
 
 /// The agent's own binary in its guest.
 pub const AGENT_PATH: &str = "/init";

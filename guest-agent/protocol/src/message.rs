@@ -104,6 +104,9 @@ pub enum WritableLayer {
         /// Serial number that the host gave the disk, on which there is an `ext4` that no other container
         /// has.
         serial: String,
+        /// As in [`RootfsSource::Block`].
+        #[serde(default)]
+        sectors: Option<u64>,
     },
 }
 
@@ -150,12 +153,33 @@ pub struct Create {
     /// Replaces the spec's uid, gid and additional groups where given.
     #[serde(default)]
     pub user: Option<UserName>,
+    /// Small files that are the container's own, at most [`Create::MAX_FILES`]. The agent writes each to
+    /// [`Create::file`], from where the spec's mounts take it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<SmallFile>,
     /// Streams of its first process.
     #[serde(default)]
     pub stdio: Stdio,
 }
 
+/// A file that a container gets from its host, such as the one with its name servers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SmallFile {
+    /// Its name: 1 to 64 of `[A-Za-z0-9_.-]`, not starting with `.` or `-`.
+    pub name: String,
+    /// What is in it.
+    pub contents: String,
+}
+
 impl Create {
+    /// Most files that a container gets.
+    pub const MAX_FILES: usize = 8;
+
+    /// Where the agent writes a file of a container.
+    pub fn file(container: &str, name: &str) -> PathBuf {
+        [crate::FILES, container, name].iter().collect()
+    }
+
     /// Most disks that a container has as devices.
     pub const MAX_BLOCK_DEVICES: usize = 32;
 }
@@ -300,6 +324,16 @@ pub enum Request {
         /// The port.
         port: u16,
     },
+    /// Look at files of a container that has not ended, read or write them. But for [`Files::Look`], which is
+    /// answered with [`Reply::Path`]: [`Reply::Done`], and from there on the connection carries an archive
+    /// ([`crate::archive`]) or the like in chunks, and behind their end how it went: [`Reply::Done`] or
+    /// [`Reply::Error`]. No request may follow on it.
+    Files {
+        /// The container.
+        container: String,
+        /// What of it.
+        wanted: Files,
+    },
     /// Let a created container's first process execute its program. [`Reply::Done`].
     Start(ProcessId),
     /// Run a further process at once. [`Reply::Created`].
@@ -405,6 +439,46 @@ pub enum Request {
     Unknown,
 }
 
+/// What is done with files of a container. Paths are the container's own: all that it has mounted is seen, and
+/// links lead where they do for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Files {
+    /// Tell what is at a path.
+    Look {
+        /// The path.
+        path: String,
+        /// If it is a link, what that leads to.
+        follow: bool,
+    },
+    /// Read a file with all that is below it: an archive, in which it is called `.`.
+    Read {
+        /// The path.
+        path: String,
+        /// If it is a link, what that leads to.
+        follow: bool,
+    },
+    /// Write the files of an archive, which the host sends.
+    Write {
+        /// The directory that they go to.
+        path: String,
+    },
+    /// Tell what the container has changed of its root file system: records of `A` (added), `C` (changed) or
+    /// `D` (deleted), the path without a slash in front, and a NUL.
+    Changes,
+    /// Read what it has changed, as a layer of an image.
+    Layer,
+}
+
+/// A file of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathInfo {
+    /// It is a directory.
+    pub directory: bool,
+    /// Where a symbolic link leads.
+    pub link: Option<String>,
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStatus {
@@ -444,6 +518,11 @@ pub enum Reply {
     },
     /// What the container uses.
     Stats(Box<Stats>),
+    /// What is at a path.
+    Path {
+        /// Absent where nothing is.
+        info: Option<PathInfo>,
+    },
     /// It could not be done.
     Error(AgentError),
 }

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex};
 use ampoule_protocol::message::{Create, INIT, RootfsSource, WritableLayer};
 use nix::sched::CloneFlags;
 
-use super::launch::{Launch, launch};
+use super::launch::{Launch, Launched, launch};
+use super::layer::Layer;
 use super::process::Process;
 use super::state::State;
 use super::stdio::Stdio;
-use super::{Container, Processes, delete, name};
+use super::{Container, Processes, delete, files, name};
 use crate::cgroup::{Cgroup, devices, limits};
 use crate::error::{Doing, Error, Result};
 use crate::setup::{Ids, Job, check_rootfs};
@@ -38,8 +39,10 @@ pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i
         pod::with_pids(agent)?;
     }
     let owner = cgroup_owner(&request)?;
+    files::check(&request.files)?;
     let shares = shares::entries(&request.rootfs, &request.spec)?;
 
+    let own_files = request.files;
     let container = Arc::new(Container {
         cgroup: Cgroup::of_container(&request.container),
         namespaces: namespaces.all().bits(),
@@ -49,12 +52,14 @@ pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i
         disks: disks.plugged,
         state: Mutex::new(State::Creating),
         control: Mutex::default(),
+        layer: Mutex::default(),
         processes: Mutex::new(Processes::default()),
     });
     agent.containers.add(container.clone())?;
     let made = container.cgroup.create().and_then(|()| {
         container.cgroup.apply(&limits)?;
-        owner.map_or(Ok(()), |owner| container.cgroup.delegate(owner))
+        owner.map_or(Ok(()), |owner| container.cgroup.delegate(owner))?;
+        files::write(&container.name, &own_files)
     });
     let job = Job::Create { disk: disks.root, layer: disks.layer, block_devices: disks.numbers };
     let created = made.and_then(|()| populate(agent, &container, &rules, stdio, job));
@@ -85,8 +90,10 @@ impl Found {
             found.plugged.extend(sectors.map(|_| node.clone()));
             found.root = Some(node);
         }
-        if let WritableLayer::Disk { serial } = &request.rootfs.writable {
-            found.layer = Some(agent.disks.find(serial, None)?);
+        if let WritableLayer::Disk { serial, sectors } = &request.rootfs.writable {
+            let node = agent.disks.find(serial, *sectors)?;
+            found.plugged.extend(sectors.map(|_| node.clone()));
+            found.layer = Some(node);
         }
         let count = request.block_devices.len();
         if count > Create::MAX_BLOCK_DEVICES {
@@ -148,11 +155,17 @@ fn populate(
         join: None,
         stdio,
     };
-    let (process, control) = launch(agent, launched, on_exit)?;
+    let Launched { process, control, layer } = launch(agent, launched, on_exit)?;
     container.add_process(INIT, process.clone())?;
     // The setup stage itself may use more: it has mounted the root file system's disk.
     container.cgroup.restrict_devices(rules)?;
     *container.control() = Some(control);
-    container.state().created();
+    *container.layer() = layer.map(Layer::new);
+    let mut state = container.state();
+    state.created();
+    if *state == State::Stopped {
+        // What was done at its end came before the layer was known.
+        container.layer().take();
+    }
     Ok(process.pid())
 }

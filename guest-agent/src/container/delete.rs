@@ -18,6 +18,7 @@ pub fn delete(agent: &Agent, name: &str) -> Result<()> {
 /// Kills and removes whatever there is of a container.
 pub fn discard(agent: &Agent, container: &Arc<Container>) -> Result<()> {
     container.control().take();
+    container.layer().take();
     agent.watcher.forget(&container.name);
     // All are collected before the group goes: what happens at a process's end is done to the
     // group by its name, which may be another container's from then on.
@@ -27,6 +28,7 @@ pub fn discard(agent: &Agent, container: &Arc<Container>) -> Result<()> {
     }
     let removed = container.cgroup.remove();
     if removed.is_ok() {
+        super::files::remove(&container.name);
         agent.containers.remove(container);
         for disk in &container.disks {
             if let Err(error) = disks::flush(disk) {

@@ -2,7 +2,7 @@
 
 use ampoule_protocol::message::{Exec, INIT};
 
-use super::launch::{self, Launch};
+use super::launch::{self, Launch, Launched};
 use super::process::Process;
 use super::stdio::Stdio;
 use super::{Container, name};
@@ -32,7 +32,7 @@ pub fn exec(agent: &'static Agent, request: Exec, body: &[u8]) -> Result<i32> {
         join: Some(init.pidfd()),
         stdio,
     };
-    let (process, control) = launch::launch(agent, launched, on_exit)?;
+    let Launched { process, control, .. } = launch::launch(agent, launched, on_exit)?;
     let started = container
         .add_process(&request.process, process.clone())
         .and_then(|()| launch::start(&control));

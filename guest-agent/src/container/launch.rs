@@ -26,14 +26,24 @@ pub struct Launch<'a> {
     pub stdio: Stdio,
 }
 
-/// Starts the setup stage and returns the process that it made, and the way to start it.
+/// A process that waits for its start.
+pub struct Launched {
+    /// The process.
+    pub process: Arc<Process>,
+    /// The way to start it.
+    pub control: UnixStream,
+    /// The upper and the lower directory of its container's root, where it has made that.
+    pub layer: Option<[OwnedFd; 2]>,
+}
+
+/// Starts the setup stage and returns the process that it made.
 ///
 /// `on_exit` is called from the agent's main loop when that process has ended.
 pub fn launch(
     agent: &'static Agent,
     launch: Launch<'_>,
     on_exit: impl FnOnce(&Process, i32) + Send + 'static,
-) -> Result<(Arc<Process>, UnixStream)> {
+) -> Result<Launched> {
     let procs = launch.cgroup.procs()?;
     let mut descriptors: Vec<BorrowedFd<'_>> = vec![procs.as_fd()];
     descriptors.extend(launch.join.map(AsFd::as_fd));
@@ -53,12 +63,14 @@ pub fn launch(
     // From here on the process is ours: whatever fails must not leave it behind.
     let finished = channel::order(&control, Order::LetGo)
         .and_then(|()| finish(agent, &control, launch.stdio, &process));
-    if let Err(e) = finished {
-        drop(control);
-        process.end(&agent.streams);
-        return Err(e);
+    match finished {
+        Ok(layer) => Ok(Launched { process, control, layer }),
+        Err(e) => {
+            drop(control);
+            process.end(&agent.streams);
+            Err(e)
+        }
     }
-    Ok((process, control))
 }
 
 fn finish(
@@ -66,13 +78,15 @@ fn finish(
     control: &UnixStream,
     stdio: Stdio,
     process: &Arc<Process>,
-) -> Result<()> {
+) -> Result<Option<[OwnedFd; 2]>> {
     match receive(control)? {
-        (Report::Ready, terminal) => {
-            if let Some(master) = terminal.into_iter().next() {
+        (Report::Ready { terminal }, descriptors) => {
+            let mut descriptors = descriptors.into_iter();
+            if let Some(master) = terminal.then(|| descriptors.next()).flatten() {
                 process.set_terminal(master);
             }
-            stdio.attach(agent, process)
+            stdio.attach(agent, process)?;
+            Ok(descriptors.collect::<Vec<_>>().try_into().ok())
         }
         (report, _) => Err(unexpected(report)),
     }

@@ -3,8 +3,10 @@
 mod create;
 mod delete;
 mod exec;
+mod files;
 mod kill;
 mod launch;
+mod layer;
 mod line;
 mod name;
 mod pause;
@@ -27,6 +29,7 @@ pub use create::create;
 pub use delete::delete;
 pub use exec::exec;
 pub use kill::{kill, kill_everything};
+pub use layer::{Layer, layer, root};
 pub use pause::{pause, resume};
 pub use rename::rename_hosts;
 pub use start::start;
@@ -61,6 +64,9 @@ pub struct Container {
     state: Mutex<State>,
     /// The first process's setup stage, which waits for the start.
     control: Mutex<Option<UnixStream>>,
+    /// Where its root file system's changes are. Given up with its first process: what keeps a disk mounted
+    /// keeps it from being whole.
+    layer: Mutex<Option<Arc<Layer>>>,
     processes: Mutex<Processes>,
 }
 
@@ -82,6 +88,10 @@ impl Container {
 
     fn control(&self) -> MutexGuard<'_, Option<UnixStream>> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn layer(&self) -> MutexGuard<'_, Option<Arc<Layer>>> {
+        self.layer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn process(&self, name: &str) -> Result<Arc<Process>> {
@@ -115,6 +125,7 @@ impl Container {
     /// Where the first process shares its pid namespace, its end leaves others behind.
     fn init_exited(&self, process: &Process, code: i32) {
         self.state().ended();
+        self.layer().take();
         if let Err(e) = self.cgroup.kill() {
             log::line(&format!("container {:?}: {e}", self.name));
         }

@@ -91,6 +91,12 @@ impl State {
     }
 
     /// # Errors
+    /// There is no process whose root could be looked into.
+    pub fn may_copy(self, name: &str) -> Result<()> {
+        self.may_kill(name).or_else(|_| self.require(&[], name, "looked into"))
+    }
+
+    /// # Errors
     /// The first process runs, or is being made.
     pub fn may_delete(self, name: &str) -> Result<()> {
         self.require(&[Self::Created, Self::Stopped], name, "deleted")

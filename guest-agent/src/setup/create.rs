@@ -22,6 +22,7 @@ use crate::spec::Namespaces;
 pub struct Staged {
     namespaces: Namespaces,
     root: Root,
+    layer: Option<[OwnedFd; 2]>,
     sources: Vec<Source>,
     devices: Option<Made>,
 }
@@ -51,7 +52,7 @@ pub fn enter(around: &Around, stdio: &[OwnedFd]) -> Result<Staged> {
 
     unshare(CloneFlags::CLONE_NEWNS).doing(|| "make a mount namespace")?;
     let disks = Disks { source: around.disk.as_deref(), layer: around.layer.as_deref() };
-    let mut root = rootfs::mount(&around.rootfs, disks, users.as_ref())?;
+    let rootfs::Mounted { mut root, layer } = rootfs::mount(&around.rootfs, disks, users.as_ref())?;
     let sources = mounts::open_sources(spec, users.as_ref())?;
     let mut devices = None;
     if let Some(users) = &users {
@@ -62,13 +63,13 @@ pub fn enter(around: &Around, stdio: &[OwnedFd]) -> Result<Staged> {
         root = rootfs::move_into_own_namespace()?;
     }
     namespaces::unshare_new(namespaces.new - CloneFlags::CLONE_NEWNS)?;
-    Ok(Staged { namespaces, root, sources, devices })
+    Ok(Staged { namespaces, root, layer, sources, devices })
 }
 
 /// Sets up the container around this process, and then the process.
 pub fn prepare(around: &Around, staged: Staged, setting: Setting) -> Result<Prepared> {
     let spec = &around.spec;
-    let Staged { namespaces, root, sources, devices } = staged;
+    let Staged { namespaces, root, layer, sources, devices } = staged;
     nix::unistd::setsid().doing(|| "start a session")?;
     set_names(spec)?;
     if namespaces.new.contains(CloneFlags::CLONE_NEWNET) {
@@ -94,7 +95,8 @@ pub fn prepare(around: &Around, staged: Staged, setting: Setting) -> Result<Prep
 
     Hooks::create_container(spec, &around.identity)?.run()?;
     personality(spec)?;
-    prepare_process(setting, pty, Hooks::start_container(spec, &around.identity)?)
+    let prepared = prepare_process(setting, pty, Hooks::start_container(spec, &around.identity)?)?;
+    Ok(Prepared { layer, ..prepared })
 }
 
 /// What the first and further processes of a container have in common, inside its root.
@@ -131,7 +133,7 @@ pub fn prepare_process(
         nix::sys::prctl::set_no_new_privs().doing(|| "set no_new_privs")?;
     }
     let program = program::Program::find(&process, &identity.home)?;
-    Ok(Prepared { program, terminal, hooks, filter })
+    Ok(Prepared { program, terminal, layer: None, hooks, filter })
 }
 
 fn set_names(spec: &Spec) -> Result<()> {

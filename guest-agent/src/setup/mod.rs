@@ -10,7 +10,7 @@
 //! | | enters the cgroup and the namespaces, forks; [`Report::Process`] names the child |
 //! | registers the child; [`Order::LetGo`] | |
 //! | | the parent exits: the child is the agent's own from now on, never collected unregistered |
-//! | | the child sets itself up; [`Report::Ready`], with its terminal's master if it has one |
+//! | | the child sets itself up; [`Report::Ready`], with its terminal's master and its layer if it has them |
 //! | [`Order::Start`] | |
 //! | | executes the program, which closes the socket; else [`Report::Failed`] |
 
@@ -65,6 +65,7 @@ pub use hooks::check as check_hooks;
 pub use mounts::check as check_mount;
 pub use namespaces::check_clocks;
 pub use network::loopback_up;
+pub use paths::Root;
 pub use rootfs::{STAGE, check as check_rootfs, propagation};
 pub use seccomp::check as check_seccomp;
 pub use sysctl::set as set_sysctls;
@@ -158,8 +159,12 @@ fn request(mut control: &UnixStream) -> Result<Request> {
 pub enum Report {
     /// The container's process, by its pid in the agent's pid namespace.
     Process(i32),
-    /// The process only waits for [`Order::Start`].
-    Ready,
+    /// The process only waits for [`Order::Start`]. Its terminal's master comes along, if it has one, and the
+    /// directories of its writable layer, if it has made that.
+    Ready {
+        /// It has a terminal.
+        terminal: bool,
+    },
     /// It cannot be done.
     Failed(AgentError),
 }
@@ -303,6 +308,8 @@ fn wait_for_end(parent_lives: OwnedFd) -> Result<()> {
 struct Prepared {
     program: program::Program,
     terminal: Option<OwnedFd>,
+    /// The upper and the lower directory of its root.
+    layer: Option<[OwnedFd; 2]>,
     /// Run as the process itself, right before its program.
     hooks: hooks::Hooks,
     /// Loaded last: what comes after it has to be allowed by it.
@@ -311,11 +318,14 @@ struct Prepared {
 
 impl Prepared {
     fn start(self, control: &UnixStream) -> Result<()> {
-        let descriptors: Vec<_> = self.terminal.iter().map(std::os::fd::AsFd::as_fd).collect();
-        channel::send(control, &Report::Ready, &descriptors)?;
+        let layer = self.layer.iter().flatten();
+        let descriptors: Vec<_> =
+            self.terminal.iter().chain(layer).map(std::os::fd::AsFd::as_fd).collect();
+        let terminal = self.terminal.is_some();
+        channel::send(control, &Report::Ready { terminal }, &descriptors)?;
         drop(descriptors);
         // The master must be the agent's alone, or the terminal would never hang up.
-        drop(self.terminal);
+        drop((self.terminal, self.layer));
         if !channel::await_order(control, Order::Start)? {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! The container's root file system: mounted beside everything, then made the root.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
@@ -36,12 +36,20 @@ pub struct Disks<'a> {
     pub layer: Option<&'a Path>,
 }
 
+/// A root file system that nobody sees yet.
+pub struct Mounted {
+    /// Its top.
+    pub root: Root,
+    /// The upper and the lower directory of an overlay.
+    pub layer: Option<[OwnedFd; 2]>,
+}
+
 /// Mounts the root file system, seen by nobody else.
 ///
 /// What an image holds belongs to
 /// the ids of `users`, if there is such a namespace; what is shared by the host, or takes the
 /// writes itself, has the owners that it has.
-pub fn mount(rootfs: &Rootfs, disks: Disks<'_>, users: Option<&UserNamespace>) -> Result<Root> {
+pub fn mount(rootfs: &Rootfs, disks: Disks<'_>, users: Option<&UserNamespace>) -> Result<Mounted> {
     let disk = disks.source;
     mount_call(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
         .doing(|| "make the mount namespace private")?;
@@ -51,12 +59,12 @@ pub fn mount(rootfs: &Rootfs, disks: Disks<'_>, users: Option<&UserNamespace>) -
     match &rootfs.writable {
         WritableLayer::Source => {
             mount_source(&rootfs.source, disk, stage, Attributes::default())?;
-            Root::open(stage)
+            Ok(Mounted { root: Root::open(stage)?, layer: None })
         }
         WritableLayer::None => {
             mount_source(&rootfs.source, disk, stage, Attributes::READ_ONLY)?;
             map_ids(stage, users)?;
-            Root::open(stage)
+            Ok(Mounted { root: Root::open(stage)?, layer: None })
         }
         writable => mount_overlay(rootfs, writable, disks, users),
     }
@@ -137,7 +145,7 @@ fn mount_overlay(
     writable: &WritableLayer,
     disks: Disks<'_>,
     users: Option<&UserNamespace>,
-) -> Result<Root> {
+) -> Result<Mounted> {
     let stage = Path::new(STAGE);
     let size = match writable {
         WritableLayer::Tmpfs { size } => *size,
@@ -164,6 +172,8 @@ fn mount_overlay(
         }
         copy_ownership(&lower, &upper)?;
     }
+    // Before their ids are mapped: an image has those that its containers see.
+    let layer = [OwnedFd::from(Root::open(&upper)?), Root::open(&lower)?.into()];
     map_ids(&lower, users)?;
     map_ids(&stage.join("layer"), users)?;
     // A layer in memory ends with the guest: there is nothing that syncing it could save.
@@ -178,7 +188,7 @@ fn mount_overlay(
         mount_call(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
             .doing(|| "mount the overlay")
     })?;
-    Root::open(&root)
+    Ok(Mounted { root: Root::open(&root)?, layer: Some(layer) })
 }
 
 /// An overlay writes to its layers as whoever mounted it: through mapped ids, that has to be an id

@@ -218,6 +218,7 @@ impl Sandbox {
                 writable: WritableLayer::Tmpfs { size: Some(64 << 20) },
             },
             block_devices: Vec::new(),
+            files: Vec::new(),
             identity: HookState::default(),
             user: None,
             stdio,

@@ -8,6 +8,8 @@ use clap::Args;
 use super::super::Failure;
 use super::limits::LimitArgs;
 use super::metadata::{self, MetadataArgs};
+use super::network::NetworkArgs;
+use super::rates::RateArgs;
 use super::security::SecurityArgs;
 use super::storage::StorageArgs;
 use super::{ProcessArgs, terminal_for};
@@ -29,7 +31,11 @@ pub struct ContainerArgs {
     #[command(flatten)]
     storage: StorageArgs,
     #[command(flatten)]
+    network: NetworkArgs,
+    #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    rates: RateArgs,
     #[command(flatten)]
     security: SecurityArgs,
     #[command(flatten)]
@@ -109,8 +115,10 @@ impl ContainerArgs {
             read_only,
             layer_size,
             limits: self.limits.limits()?,
+            rates: self.rates.rates(),
             security: self.security.security()?,
             init: self.init,
+            network: self.network.options(places)?,
             groups: self.groups,
             labels: self.metadata.labels()?,
             annotations: self.metadata.annotations(),

@@ -5,6 +5,7 @@ mod finding;
 mod host_files;
 mod jail;
 mod mitigations;
+mod network;
 
 use std::fs;
 use std::io;
@@ -44,13 +45,13 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
         ("images and logs", of_folder(&places.data)),
         ("state", of_folder(&places.state)),
         ("memory", of_memory(fs::read_to_string("/proc/meminfo"))),
-        ("tap devices", of_tun()),
         ("mke2fs", of_mke2fs(layer::mke2fs())),
         ("buildah", of_buildah(build::builder())),
     ];
     let host = HostFiles::here();
     let groups = [
         Group::new(None, findings),
+        network::look(&host),
         containerd::look(&host, containerd_version),
         mitigations::look(&host),
         jail::look(&host),
@@ -156,18 +157,6 @@ fn of_buildah(program: Option<PathBuf>) -> Finding {
         None => Finding::Weak(
             "there is none: `ampoule build` cannot read a Dockerfile".into(),
             "apt-get install buildah",
-        ),
-    }
-}
-
-/// Only `ampoule vm run --net` needs them.
-fn of_tun() -> Finding {
-    let opened = fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
-    match opened {
-        Ok(_) => Finding::Good("/dev/net/tun can be opened".into()),
-        Err(error) => Finding::Weak(
-            format!("`ampoule vm run --net` needs /dev/net/tun: {error}"),
-            "modprobe tun, or run as root",
         ),
     }
 }

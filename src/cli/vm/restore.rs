@@ -35,8 +35,9 @@ pub struct Args {
     /// Disk image or block device in place of the snapshot's, read-only with ",ro"; /dev/vda first
     #[arg(long = "disk", value_name = "PATH[,ro]")]
     disks: Vec<Disk>,
-    /// Existing tap interface in place of the snapshot's; eth0 first
-    #[arg(long = "net", value_name = "tap=NAME[,mac=M]")]
+    /// Existing tap interface or socket in place of the snapshot's, with limits as `run` takes them; eth0
+    /// first
+    #[arg(long = "net", value_name = "tap=NAME|stream=PATH[,mac=M]")]
     nets: Vec<Net>,
     /// Directory in place of the snapshot's share; the guest goes on with the tag that it knows
     #[arg(long = "share", value_name = "tag=NAME,path=DIR[,ro]")]
@@ -119,7 +120,7 @@ fn plugs(args: Args, state: &MachineState) -> Result<Plugs, RestoreError> {
         }
     };
     let known = state.devices.iter().filter_map(|device| match device.device() {
-        DeviceState::Net { mac } => Some(*mac),
+        DeviceState::Net { mac, .. } => Some(*mac),
         _ => None,
     });
     for (index, (net, known)) in args.nets.iter().zip(known).enumerate() {
@@ -130,7 +131,7 @@ fn plugs(args: Args, state: &MachineState) -> Result<Plugs, RestoreError> {
     }
     Ok(Plugs {
         disks: args.disks.into_iter().map(|disk| disk.0).collect(),
-        nets: args.nets.into_iter().map(|net| net.0).collect(),
+        nets: args.nets.into_iter().map(|net| net.with_vcpus(saved.vcpus)).collect(),
         shares: args.shares.into_iter().map(|share| share.0).collect(),
         vsock,
         serial: if args.serial { SerialMode::Stdio } else { SerialMode::Off },
@@ -142,7 +143,6 @@ fn plugs(args: Args, state: &MachineState) -> Result<Plugs, RestoreError> {
 mod tests {
     use super::*;
     use crate::vmm::config::DiskConfig;
-    use crate::vmm::host::Opened;
     use crate::vmm::snapshot::state::testing::state;
     use clap::Parser;
 
@@ -167,12 +167,8 @@ mod tests {
         assert!(matches!(with(&state, "--vsock v"), Err(RestoreError::Vsock)));
         with(&state, "").unwrap();
 
-        let saved = DiskConfig {
-            path: Some("/saved".into()),
-            read_only: true,
-            serial: None,
-            opened: Opened::default(),
-        };
+        let path = Some("/saved".into());
+        let saved = DiskConfig { path, read_only: true, ..DiskConfig::default() };
         state.config.disks.push(saved);
         state.config.vsock = Some(VsockConfig {
             guest_cid: 7,

@@ -37,11 +37,14 @@ pub struct Args {
     /// Guest memory in MiB
     #[arg(long, value_name = "MIB", default_value_t = 128)]
     memory: u32,
-    /// Disk image or block device, read-only with ",ro"; /dev/vda first
+    /// Disk image or block device, read-only with ",ro"; /dev/vda first. So many bytes and requests in a
+    /// second with ",bps=RATE" and ",iops=RATE"
     #[arg(long = "disk", value_name = "PATH[,ro]")]
     disks: Vec<Disk>,
-    /// Network device on an existing tap interface; eth0 first
-    #[arg(long = "net", value_name = "tap=NAME[,mac=M]")]
+    /// Network device on an existing tap interface, or on a Unix stream socket where frames come behind their
+    /// length, as passt has it; eth0 first. So many bytes and frames in a second to the guest with
+    /// ",rx-bps=RATE" and ",rx-pps=RATE", and from it with "tx-"
+    #[arg(long = "net", value_name = "tap=NAME|stream=PATH[,mac=M]")]
     nets: Vec<Net>,
     /// Unix socket of the host side of the guest's vsock device (context id 3)
     #[arg(long, value_name = "PATH")]
@@ -73,7 +76,7 @@ impl From<Args> for MachineConfig {
             memory_mib: args.memory,
             serial: if args.serial { SerialMode::Stdio } else { SerialMode::Off },
             disks: args.disks.into_iter().map(|disk| disk.0).collect(),
-            nets: args.nets.into_iter().map(|net| net.0).collect(),
+            nets: args.nets.into_iter().map(|net| net.with_vcpus(args.vcpus)).collect(),
             vsock: args.vsock.map(|uds_path| VsockConfig {
                 guest_cid: GUEST_CID,
                 uds_path,
@@ -102,7 +105,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vmm::config::{Export, FsConfig, Share};
+    use crate::vmm::config::{Export, FsConfig, NetBackend, Share};
     use crate::vmm::host::Opened;
     use clap::Parser;
 
@@ -132,7 +135,8 @@ mod tests {
             .map(|d| (d.path.as_ref().unwrap().to_str().unwrap(), d.read_only))
             .collect();
         assert_eq!(disks, [("a", false), ("b", true)]);
-        assert_eq!(config.nets[0].tap.as_deref(), Some("t0"));
+        let tap = NetBackend::Tap { name: "t0".into(), queues: 3 };
+        assert_eq!(config.nets[0].backend, Some(tap));
         assert_eq!(config.nets[0].mac, Some([2, 0, 0, 0, 0, 10]));
         assert_eq!(config.vsock.unwrap().guest_cid, 3);
         assert!(config.balloon);

@@ -114,7 +114,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// Makes an [`io::Error`] an error of the store.
-    pub(super) fn io(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
+    pub(in crate::image) fn io(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
         move |source| match LimitError::of_write(&source) {
             Some(_) => Self::Full { path: path.to_owned() },
             None => Self::Io { what, path: path.to_owned(), source },

@@ -1,7 +1,10 @@
 //! Keeps one container: from its sandbox's start to the exit code, and to the next start where its restart
 //! policy wants one.
 
-mod begin;
+pub(super) mod begin;
+mod home;
+mod join;
+mod joiners;
 mod keep;
 
 use std::os::fd::AsFd;
@@ -16,10 +19,11 @@ use super::events;
 use super::fork::{Fork, Frozen};
 use super::health::Checker;
 use super::keeper_socket::{Ask, KeeperSocket};
-use super::launch::Container;
+use super::launch::{Container, Sandbox};
 use super::layer;
 use super::monitored::wait;
 use super::mounts;
+use super::network;
 use super::options::Options;
 use super::outlet::Outlet;
 use super::places::Places;
@@ -31,9 +35,11 @@ use super::state::{State, Status};
 use super::streams::Ends;
 use super::template::Template;
 use super::timings::Timings;
+use crate::agent::Events;
 use crate::image::Image;
 use crate::report::chain;
 use begin::{Begun, Start};
+use joiners::Joiners;
 use keep::Keeping;
 
 /// How a container ended.
@@ -138,6 +144,8 @@ pub fn run(
     let registry = Registry::new(places);
     // Before signals are blocked: an interrupt ends the making of a template at once.
     let template = match &source {
+        // Who joins a sandbox starts none.
+        Source::Image(_) if wanted.options().network.mode.host().is_some() => None,
         Source::Image(_) => begin::template(places, wanted.options()),
         Source::Fork(..) => None,
     };
@@ -185,6 +193,7 @@ fn gone_wrong(mut state: State, error: &SandboxError) -> State {
         state.exit_code = Some(error.exit_status().into());
     }
     state.keeper = None;
+    state.guest = None;
     state.error = Some(chain(error));
     state
 }
@@ -222,9 +231,7 @@ impl<F: FnMut(&State)> Life<'_, F> {
         let mut restarts = Restarts::default();
         let mut stopped = false;
         let (mut begun, image) = match source {
-            Source::Image(image) => {
-                (begin::of_image(&self.start(&ends), image, template)?, Some(image))
-            }
+            Source::Image(image) => (self.begin(&ends, image, template)?, Some(image)),
             // It is made of what was: there is nothing to begin it with again.
             Source::Fork(fork, frozen) => (begin::of_fork(&self.start(&ends), fork, frozen)?, None),
         };
@@ -237,8 +244,25 @@ impl<F: FnMut(&State)> Life<'_, F> {
             if let Some(ended) = self.wait_for_restart(ended, pause, restarts.count, &socket)? {
                 return self.end_with(ended);
             }
-            let template = begin::template(self.places, &self.record.options);
-            begun = begin::of_image(&self.start(&ends), image, template)?;
+            let template = match self.record.options.network.mode.host() {
+                Some(_) => None,
+                None => begin::template(self.places, &self.record.options),
+            };
+            begun = self.begin(&ends, image, template)?;
+        }
+    }
+
+    /// Starts the container, in its own sandbox or in that of another.
+    fn begin(
+        &self,
+        ends: &Ends,
+        image: &Image,
+        template: Option<Template>,
+    ) -> Result<Begun, SandboxError> {
+        let start = self.start(ends);
+        match self.record.options.network.mode.host() {
+            Some(named) => join::of_image(&start, image, named),
+            None => begin::of_image(&start, image, template),
         }
     }
 
@@ -265,45 +289,42 @@ impl<F: FnMut(&State)> Life<'_, F> {
         outlet: Option<&Arc<Outlet>>,
         stopped: &mut bool,
     ) -> Result<Ended, SandboxError> {
-        let Begun { mut sandbox, mut running, events, raw, watched } = begun;
+        let Begun { mut home, mut running, hostname, init, mut events, raw, watched } = begun;
         if let Some(outlet) = outlet {
             outlet.lead_to(running.streams.take_input());
         }
-        sandbox.state.status = Status::Running;
-        sandbox.state.started = Some(Timestamp::now());
-        sandbox.write_state()?;
-        let first = self.before.replace(sandbox.state.clone()).is_none();
+        let state = home.state();
+        (state.status, state.init) = (Status::Running, init);
+        state.started = Some(Timestamp::now());
+        home.write_state()?;
+        let state = home.state().clone();
+        let first = self.before.replace(state.clone()).is_none();
         let began = Instant::now();
-        (self.started)(&sandbox.state);
+        (self.started)(&state);
         if self.kept.fresh && first {
-            self.tell("create", &sandbox.state, &[]);
+            self.tell("create", &state, &[]);
         }
-        self.tell("start", &sandbox.state, &[]);
-        if self.timings {
-            sandbox.take_timings()?;
+        self.tell("start", &state, &[]);
+        if let Some(sandbox) = home.own() {
+            self.settle(sandbox, watched.as_ref(), &mut events)?;
         }
-        if let Some(template) = &watched {
-            sandbox.machine.guest.add_touched(template)?;
-        }
-        let mut agent = match events {
-            Some(events) => events,
-            None => begin::open_events(&mut sandbox)?,
-        };
-        // What others left is cleared when nobody waits for it; that it could not be is theirs to tell.
-        let _ = sandbox.machine.sweep();
-        if sandbox.state.layer {
+        if state.layer {
             // Nobody waits for it: that the layer's file is there lasts like what is in it.
-            layer::sync_folder(self.places, &sandbox.state.id)?;
+            layer::sync_folder(self.places, &state.id)?;
         }
         let checker = self.record.options.health.clone().map(|how| {
-            Checker::start(self.places, &self.kept.folder, &sandbox.state, how)
+            Checker::start(self.places, &self.kept.folder, &state, how)
                 .map_err(SandboxError::host("cannot check the container's health"))
         });
         let checker = checker.transpose()?;
         let exit = Keeping {
-            sandbox: &mut sandbox,
+            places: self.places,
+            options: &self.record.options,
+            home: &mut home,
+            hostname: &hostname,
+            joiners: Joiners::default(),
             running: &mut running,
-            agent: &mut agent,
+            agent: events.as_mut(),
             signals: &self.signals,
             socket,
             outlet: outlet.map(AsRef::as_ref),
@@ -316,23 +337,49 @@ impl<F: FnMut(&State)> Life<'_, F> {
         if let Some(outlet) = outlet {
             outlet.detach_all();
         }
-        sandbox.machine.guest.timings.exited_us = crate::clock::now_us();
-        sandbox.state.status = Status::Exited;
-        sandbox.state.finished = Some(Timestamp::now());
-        sandbox.state.oom_killed |= exit.as_ref().is_ok_and(|status| status.oom_killed);
-        sandbox.state.error = exit.as_ref().err().map(ToString::to_string);
+        let exited_us = crate::clock::now_us();
+        let state = home.state();
+        state.status = Status::Exited;
+        state.finished = Some(Timestamp::now());
+        state.oom_killed |= exit.as_ref().is_ok_and(|status| status.oom_killed);
+        state.error = exit.as_ref().err().map(ToString::to_string);
         let code = match &exit {
             Ok(status) => u8::try_from(status.code).unwrap_or(255),
             Err(error) => error.exit_status(),
         };
-        sandbox.state.exit_code = Some(code.into());
-        let (state, timings) = sandbox.end()?;
+        state.exit_code = Some(code.into());
+        let (state, mut timings) = home.end()?;
+        timings.exited_us = exited_us;
         if state.oom_killed {
             self.tell("oom", &state, &[]);
         }
         self.tell("die", &state, &[("exitCode", code.to_string())]);
         let outcome = exit.map(|_| Outcome { code, lost_output, timings });
         Ok(Ended { state, outcome, ran: began.elapsed() })
+    }
+
+    /// What is done with a sandbox once nobody waits for it any more.
+    fn settle(
+        &self,
+        sandbox: &mut Sandbox,
+        watched: Option<&Template>,
+        events: &mut Option<Events>,
+    ) -> Result<(), SandboxError> {
+        if self.timings {
+            sandbox.take_timings()?;
+        }
+        if let Some(template) = watched {
+            sandbox.machine.guest.add_touched(template)?;
+        }
+        if events.is_none() {
+            *events = Some(begin::open_events(sandbox)?);
+        }
+        // What others left is cleared when nobody waits for it; that it could not be is theirs to tell.
+        let _ = sandbox.machine.sweep();
+        if !sandbox.state.networks.is_empty() {
+            network::sweep(self.places);
+        }
+        Ok(())
     }
 
     /// Tells those who listen to events.

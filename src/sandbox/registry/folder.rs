@@ -6,6 +6,18 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
+use super::super::container::CONTAINER;
+use super::super::state::State;
+
+/// Where a container is, for whoever asks its agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InGuest {
+    /// The Unix socket behind which the guest's vsock ports are.
+    pub vsock: PathBuf,
+    /// The container's name in the guest.
+    pub container: String,
+}
+
 /// A sandbox's folder, and that of the container in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Folder {
@@ -19,6 +31,18 @@ impl Folder {
     /// The Unix socket behind which the guest's vsock ports are.
     pub fn vsock(&self) -> PathBuf {
         self.path.join("vsock.sock")
+    }
+
+    /// Where the agent is asked for the container with this state, and what that calls it.
+    pub fn in_guest(&self, state: &State) -> InGuest {
+        match &state.guest {
+            None => InGuest { vsock: self.vsock(), container: CONTAINER.to_owned() },
+            Some(guest) => {
+                let short = guest.sandbox.get(..12).unwrap_or(&guest.sandbox);
+                let host = Self { path: self.path.with_file_name(short), record: PathBuf::new() };
+                InGuest { vsock: host.vsock(), container: guest.container.clone() }
+            }
+        }
     }
 
     /// The socket on which the monitor takes requests.
@@ -82,6 +106,11 @@ impl Folder {
         for socket in [ready, vsock, self.control()] {
             let _ = fs::remove_file(socket);
         }
+    }
+
+    /// Is there while a container that does not run is kept for its files alone.
+    pub fn copied(&self) -> PathBuf {
+        self.path.join("copied")
     }
 
     /// The file that its keeper holds locked.

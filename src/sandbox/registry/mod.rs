@@ -33,7 +33,7 @@ use super::state::{State, StateError, Status};
 use crate::image::Users;
 pub use error::RegistryError;
 use error::file;
-pub use folder::Folder;
+pub use folder::{Folder, InGuest};
 pub use sweep::Damaged;
 use sweep::killed;
 
@@ -50,6 +50,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Where its agent is asked for it.
+    pub fn in_guest(&self) -> InGuest {
+        self.folder.in_guest(&self.state)
+    }
+
     /// What the container is.
     pub fn record(&self) -> Result<Record, RegistryError> {
         Ok(Record::read(&self.folder.record)?)

@@ -75,5 +75,8 @@ pub(super) fn killed(mut state: State) -> State {
     state.exit_code = Some(137);
     state.finished = Some(Timestamp::now());
     state.error = Some("its keeper was killed".into());
+    // Those who shared its sandbox have ended with it, or it with the one that it shared.
+    state.joined.clear();
+    state.guest = None;
     state
 }

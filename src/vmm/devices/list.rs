@@ -10,7 +10,7 @@ use super::virtio::balloon::{Balloon, BalloonError};
 use super::virtio::block::{Block, BlockError};
 use super::virtio::fs::{Fs, FsError};
 use super::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, SharedDevice};
-use super::virtio::net::{Net, NetError};
+use super::virtio::net::{self, Net, NetError};
 use super::virtio::rng::Rng;
 use super::virtio::vsock::{Vsock, VsockError};
 use super::virtio::{Interrupt, RestoreError};
@@ -62,7 +62,7 @@ pub fn make(config: &MachineConfig) -> Result<Vec<SharedDevice>, DeviceError> {
         devices.push(Arc::new(Mutex::new(Block::new(disk)?)));
     }
     for net in &config.nets {
-        devices.push(Arc::new(Mutex::new(Net::new(net)?)));
+        devices.push(Arc::new(Mutex::new(Net::new(net, net::pairs(config.vcpus))?)));
     }
     if let Some(vsock) = &config.vsock {
         devices.push(Arc::new(Mutex::new(Vsock::new(vsock)?)));

@@ -19,7 +19,7 @@ use super::state::MachineState;
 const MAGIC: &[u8; 8] = b"AMPOULES";
 
 /// Version of the format: grows with every change of [`MachineState`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 const CHECKED_FROM: usize = 16;
 const WRITER: usize = 16;

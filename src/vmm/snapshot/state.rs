@@ -148,12 +148,7 @@ mod tests {
     #[test]
     fn nothing_is_plugged_where_there_is_no_place() {
         let state = testing::state();
-        let disk = DiskConfig {
-            path: Some("d".into()),
-            read_only: true,
-            serial: None,
-            opened: Opened::default(),
-        };
+        let disk = DiskConfig { path: Some("d".into()), read_only: true, ..DiskConfig::default() };
         let vsock = VsockConfig { guest_cid: 3, uds_path: "v".into(), listener: None, ports: None };
         let share = FsConfig { tag: "t".into(), export: None, opened: Opened::default() };
         for plugs in [

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io;
 
 use super::block::BlockError;
-use super::net::NetError;
+use super::net::{NetError, Wire};
+use crate::vmm::rate::RateLimiter;
 
 /// Where something is plugged in: among the devices of its kind, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,14 +29,20 @@ pub enum Plug {
         read_only: bool,
         /// Serial number that the guest sees from now on, at most 20 bytes.
         serial: Option<String>,
+        /// How much it does in a time.
+        rate_limiter: RateLimiter,
     },
     /// A network interface.
     Net {
-        /// A tap interface, with headers as [`super::net::open`] asks for.
-        tap: File,
+        /// Where its frames go.
+        wire: Wire,
         /// The address that the device has from now on. A driver that is at work has read the old one:
         /// the guest is told by other means.
         mac: Option<[u8; 6]>,
+        /// How many frames the guest gets in a time.
+        rx_rate_limiter: RateLimiter,
+        /// How many it sends in a time.
+        tx_rate_limiter: RateLimiter,
     },
 }
 

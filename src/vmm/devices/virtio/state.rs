@@ -41,6 +41,8 @@ pub enum DeviceState {
     Net {
         /// The hardware address that the driver knows.
         mac: [u8; 6],
+        /// Pairs of queues that the driver has asked for.
+        pairs: u16,
     },
     /// The vsock device.
     Vsock {

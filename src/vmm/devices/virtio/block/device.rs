@@ -15,7 +15,7 @@ use super::disk::{Disk, SECTOR_SHIFT};
 use super::error::BlockError;
 use super::metrics::BlockMetrics;
 use super::request::{
-    Executor, ID_BYTES, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_ZEROES_RANGES,
+    Executor, HEADER, ID_BYTES, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_ZEROES_RANGES,
     MAX_ZEROES_SECTORS,
 };
 use crate::vmm::config::DiskConfig;
@@ -25,6 +25,7 @@ use crate::vmm::devices::virtio::{
     ActivateError, Activation, Counts, DeviceState, Interrupt, Kind, Plug, PlugError,
     QueuePosition, RestoreError, VirtioDevice, read_config_space,
 };
+use crate::vmm::rate::{Limiter, RateLimiter, Timer};
 
 /// Entries of the request queue.
 const QUEUE_SIZE: u16 = 256;
@@ -48,6 +49,10 @@ pub struct Block {
     config: [u8; CONFIG_LEN],
     pub(super) queue_events: [EventFd; 1],
     active: Option<Active>,
+    limiter: Limiter,
+    /// The limits of what is there when nothing is plugged in.
+    slot_limits: RateLimiter,
+    pub(super) timer: Timer,
     metrics: Arc<BlockMetrics>,
 }
 
@@ -77,6 +82,9 @@ impl Block {
             disk,
             queue_events: [event],
             active: None,
+            limiter: Limiter::new(config.rate_limiter),
+            slot_limits: config.rate_limiter,
+            timer: Timer::new().map_err(BlockError::Descriptor)?,
             metrics: Arc::default(),
         })
     }
@@ -95,6 +103,13 @@ impl Block {
         active.interrupt.configuration_changed().map_err(|source| PlugError::Host { what, source })
     }
 
+    /// Sets other limits, whose buckets are full.
+    fn limit(&mut self, limits: RateLimiter) {
+        self.limiter = Limiter::new(limits);
+        // What waited for the old ones does not have to.
+        self.come_back();
+    }
+
     /// Works off the queue, if the driver has set one up.
     pub(super) fn process_queue(&mut self) {
         let Some(active) = &mut self.active else {
@@ -107,8 +122,18 @@ impl Block {
             metrics: &self.metrics,
         };
         let Active { ring, buffers, interrupt, .. } = active;
+        let limiter = &mut self.limiter;
+        let mut wait = None;
         let drained = ring.drain(buffers, Direction::Both, interrupt, |request| match request {
-            Ok(buffers) => executor.run(buffers),
+            Ok(buffers) => {
+                wait = limiter.wait();
+                if wait.is_some() {
+                    executor.metrics.throttled.add(1);
+                    return Handled::Later;
+                }
+                limiter.charge(payload(buffers));
+                executor.run(buffers)
+            }
             Err(_) => {
                 executor.metrics.malformed.add(1);
                 Handled::Used(0)
@@ -116,7 +141,8 @@ impl Block {
         });
         match drained {
             Ok(Drained::More) => self.come_back(),
-            Ok(Drained::Empty | Drained::Blocked) => {}
+            Ok(Drained::Blocked) => self.timer.wake_in(wait.unwrap_or_default()),
+            Ok(Drained::Empty) => {}
             Err(error) => self.stop(&error),
         }
     }
@@ -216,7 +242,7 @@ impl VirtioDevice for Block {
     }
 
     fn plug(&mut self, plug: Plug) -> Result<(), PlugError> {
-        let Plug::Disk { file, bytes, read_only, serial } = plug else {
+        let Plug::Disk { file, bytes, read_only, serial, rate_limiter } = plug else {
             return Err(PlugError::OtherDevice);
         };
         if !self.disk.is_empty() {
@@ -228,6 +254,7 @@ impl VirtioDevice for Block {
         }
         // A driver that has agreed on a read-only disk writes to none.
         let (_, offered_read_only) = self.slot;
+        self.limit(rate_limiter);
         self.exchange(Disk::plugged(file, bytes, read_only || offered_read_only), id)
     }
 
@@ -236,12 +263,19 @@ impl VirtioDevice for Block {
             return Err(PlugError::Empty);
         }
         let (sectors, read_only) = self.slot;
+        self.limit(self.slot_limits);
         self.exchange(Disk::empty(sectors, read_only), [0; ID_BYTES])
     }
 
     fn reset(&mut self) {
         self.active = None;
     }
+}
+
+/// Bytes that a request moves: all of its buffers but header and status.
+fn payload(buffers: &Buffers) -> usize {
+    let all = buffers.readable.len().saturating_add(buffers.writable.len());
+    all.saturating_sub(HEADER + 1)
 }
 
 fn serial_number(path: Option<&Path>, serial: Option<&str>) -> Result<[u8; ID_BYTES], BlockError> {

@@ -1,4 +1,6 @@
-//! The block device's events: the driver's notifications.
+//! The block device's events: the driver's notifications, and the rate limit's timer.
+
+use std::os::fd::AsRawFd;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::epoll::EventSet;
@@ -13,13 +15,18 @@ impl MutEventSubscriber for Block {
             // Nothing to read means that somebody else did; the queue says what there is to do.
             let _ = event.read();
             self.process_queue();
+        } else if events.fd() == self.timer.as_raw_fd() {
+            self.timer.expired();
+            self.process_queue();
         }
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        for event in &self.queue_events {
-            if let Err(error) = ops.add(Events::new(event, EventSet::IN)) {
-                log::error!("block device without notifications: {error}");
+        let timer = Events::new(&self.timer, EventSet::IN | EventSet::EDGE_TRIGGERED);
+        let queues = self.queue_events.iter().map(|event| Events::new(event, EventSet::IN));
+        for source in queues.chain([timer]) {
+            if let Err(error) = ops.add(source) {
+                log::error!("block device without an event source: {error}");
             }
         }
     }

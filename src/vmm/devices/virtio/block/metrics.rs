@@ -23,6 +23,8 @@ pub struct BlockMetrics {
     pub zeroed: Counter,
     /// requests for the serial number
     pub ids: Counter,
+    /// times requests had to wait for the rate limit
+    pub throttled: Counter,
     /// requests that the device does not offer
     pub unsupported: Counter,
     /// requests that a correct driver would not have sent

@@ -28,7 +28,8 @@ pub const MAX_ZEROES_RANGES: u32 = 1;
 /// Most sectors of a range to zero: 16 MiB, which may have to be written.
 pub const MAX_ZEROES_SECTORS: u32 = 1 << 15;
 
-const HEADER: usize = 16;
+/// Bytes of the fixed part of a request.
+pub const HEADER: usize = 16;
 const RANGE: usize = 16;
 
 /// Whether a feature bit is among those agreed on.

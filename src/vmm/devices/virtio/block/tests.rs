@@ -16,7 +16,6 @@ use crate::vmm::devices::virtio::testing::{
     Buffer, DATA, Driver, interrupt, memory, raised, readable, writable,
 };
 use crate::vmm::devices::virtio::{Activation, Interrupt, VirtioDevice};
-use crate::vmm::host::Opened;
 
 mod plug;
 
@@ -44,7 +43,7 @@ fn config(path: PathBuf, read_only: bool) -> DiskConfig {
         path: Some(path),
         read_only,
         serial: Some("disk-0001".to_owned()),
-        opened: Opened::default(),
+        ..DiskConfig::default()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can go wrong with a network device.
 
 use std::io;
+use std::path::PathBuf;
 
 /// A network device that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +40,7 @@ pub enum NetError {
         tap: String,
     },
     /// an interface of that name is something else
-    #[error("tap {tap}: is not a tap interface with one queue")]
+    #[error("tap {tap}: is not a tap interface")]
     NotATap {
         /// the interface
         tap: String,
@@ -51,6 +52,15 @@ pub enum NetError {
         tap: String,
         /// what was attempted
         what: &'static str,
+        /// why it failed
+        #[source]
+        source: io::Error,
+    },
+    /// nobody listens there, or it is no socket for streams
+    #[error("{}: cannot connect to who takes frames there", path.display())]
+    Connect {
+        /// the socket
+        path: PathBuf,
         /// why it failed
         #[source]
         source: io::Error,

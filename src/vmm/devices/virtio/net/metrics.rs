@@ -19,6 +19,8 @@ pub struct NetMetrics {
     pub rx_host_errors: Counter,
     /// times frames had to wait for buffers of the guest
     pub rx_no_buffers: Counter,
+    /// times frames had to wait for the rate limit
+    pub rx_throttled: Counter,
     /// frames taken from the guest
     pub tx_frames: Counter,
     /// their bytes, offload header included
@@ -32,7 +34,13 @@ pub struct NetMetrics {
     pub tx_host_errors: Counter,
     /// times frames had to wait for room in the tap
     pub tx_blocked: Counter,
-    /// chains that are no buffer at all, of either queue
+    /// times frames of the guest had to wait for the rate limit
+    pub tx_throttled: Counter,
+    /// requests on the control queue that the device does not offer
+    pub refused: Counter,
+    /// times the other end of a socket was found gone, or to send what is no frame
+    pub link_ends: Counter,
+    /// chains that are no buffer at all, of any queue
     pub malformed: Counter,
     /// times the driver broke a ring, which stops the device until it is reset
     pub stopped: Counter,

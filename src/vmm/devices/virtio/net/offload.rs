@@ -2,9 +2,10 @@
 
 use libc::{TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6, c_uint};
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
-    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
-    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN,
+    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN,
+    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
+    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS,
 };
 
 const OFFERED: [u32; 11] = [
@@ -21,14 +22,18 @@ const OFFERED: [u32; 11] = [
     VIRTIO_NET_F_STATUS,
 ];
 
+/// What several pairs of queues need: how many of them are in use is asked for by a queue.
+const OFFERED_WITH_PAIRS: [u32; 2] = [VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ];
+
 /// Features that were agreed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Features(pub u64);
 
 impl Features {
-    /// What the device offers.
-    pub fn offered() -> Self {
-        Self(OFFERED.iter().fold(0, |features, bit| features | 1 << bit))
+    /// What a device with so many pairs of queues offers.
+    pub fn offered(pairs: u16) -> Self {
+        let several: &[u32] = if pairs > 1 { &OFFERED_WITH_PAIRS } else { &[] };
+        Self(OFFERED.iter().chain(several).fold(0, |features, bit| features | 1 << bit))
     }
 
     /// Whether a feature bit is among them.
@@ -76,7 +81,7 @@ mod tests {
             TUN_F_CSUM
         );
         assert_eq!(
-            Features::offered().tap_offloads(),
+            Features::offered(1).tap_offloads(),
             TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
         );
     }

@@ -1,4 +1,4 @@
-//! Frames from the tap to the guest (virtio 1.2, 5.1.6.3 and 5.1.6.4).
+//! Frames to the guest (virtio 1.2, 5.1.6.3 and 5.1.6.4).
 //!
 //! A frame is read straight into the guest's buffers, so there have to be enough of them before its
 //! length is known. With mergeable buffers they are gathered until the longest frame fits, and what
@@ -6,16 +6,18 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 
+use super::backend::Backend;
 use super::header;
 use super::metrics::NetMetrics;
 use super::offload::Features;
 use crate::vmm::devices::virtio::buffers::{Buffers, Direction, MAX_CHAIN_SEGMENTS, MAX_SEGMENTS};
 use crate::vmm::devices::virtio::ring::{BATCH, Ring, RingError};
 use crate::vmm::devices::virtio::{Interrupt, QueuePosition};
+use crate::vmm::rate::Limiter;
 
 /// Bytes that are gathered for a frame with mergeable buffers.
 const LONGEST: usize = header::LEN + header::MAX_FRAME;
@@ -23,9 +25,11 @@ const LONGEST: usize = header::LEN + header::MAX_FRAME;
 /// Why [`Rx::receive`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
-    /// The tap has no more frames; its next one is an event.
-    TapEmpty,
-    /// The tap may have frames and the guest has too few buffers; it will notify of more.
+    /// There are no more frames; the next one is an event.
+    Nothing,
+    /// There may be frames, which have to wait so long for the rate limit.
+    Limited(Duration),
+    /// There may be frames and the guest has too few buffers; it will notify of more.
     NoBuffers,
     /// [`BATCH`] frames are done, and there may be more: come back without an event.
     More,
@@ -63,46 +67,53 @@ impl Rx {
         QueuePosition { next_avail: position.next_avail.wrapping_sub(gathered), ..position }
     }
 
-    /// Moves frames from the tap to the guest until one of them has no more, then interrupts once.
+    /// Moves frames to the guest until there are no more or it has no room, then interrupts once.
     pub fn receive(
         &mut self,
-        tap: BorrowedFd<'_>,
+        from: &mut Backend,
+        limiter: &mut Limiter,
         interrupt: &Interrupt,
         metrics: &NetMetrics,
     ) -> Result<Received, RingError> {
-        let received = self.receive_batch(tap, metrics)?;
+        let received = self.receive_batch(from, limiter, metrics)?;
         self.ring.signal(interrupt)?;
         Ok(received)
     }
 
     fn receive_batch(
         &mut self,
-        tap: BorrowedFd<'_>,
+        from: &mut Backend,
+        limiter: &mut Limiter,
         metrics: &NetMetrics,
     ) -> Result<Received, RingError> {
         self.ring.disable_notification()?;
         for _ in 0..BATCH {
+            if let Some(wait) = limiter.wait() {
+                metrics.rx_throttled.add(1);
+                return Ok(Received::Limited(wait));
+            }
             if !self.gather_or_ask(metrics)? {
                 metrics.rx_no_buffers.add(1);
                 return Ok(Received::NoBuffers);
             }
-            // Room for one byte more than the guest has shows whether a frame was cut.
-            let mut overflow = [0];
             let room = self.buffers.writable.len();
-            match self.buffers.writable.receive(tap, &mut overflow) {
+            match from.receive(&mut self.buffers.writable) {
                 Ok(len) if len > room => {
                     metrics.rx_oversize.add(1);
                 }
                 Ok(len) if len < header::LEN + header::MIN_FRAME => {
                     metrics.rx_runts.add(1);
                 }
-                Ok(len) => self.deliver(len, metrics)?,
+                Ok(len) => {
+                    limiter.charge(len - header::LEN);
+                    self.deliver(len, metrics)?;
+                }
                 Err(error) => {
                     // An interface that is down or gone stays quiet until its next event.
                     if error.kind() != io::ErrorKind::WouldBlock {
                         metrics.rx_host_errors.add(1);
                     }
-                    return Ok(Received::TapEmpty);
+                    return Ok(Received::Nothing);
                 }
             }
         }

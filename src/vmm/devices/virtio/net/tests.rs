@@ -13,12 +13,14 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_HDR_F_NEEDS_CSUM};
 
 use super::*;
-use crate::vmm::config::NetConfig;
+use crate::vmm::config::{NetBackend, NetConfig};
 use crate::vmm::devices::virtio::testing::{
     DATA, Driver, interrupt, memory, raised, readable, writable,
 };
 use crate::vmm::devices::virtio::{Activation, Interrupt, Plug, PlugError, VirtioDevice};
-use crate::vmm::host::Opened;
+use crate::vmm::rate::RateLimiter;
+
+mod pairs;
 
 const TAP: &str = "amptest0";
 
@@ -26,10 +28,14 @@ const TAP: &str = "amptest0";
 const ETHERTYPE: u16 = 0x88b5;
 
 fn config(tap: &str) -> NetConfig {
+    config_with(tap, 1)
+}
+
+fn config_with(tap: &str, queues: u8) -> NetConfig {
     NetConfig {
-        tap: Some(tap.to_owned()),
+        backend: Some(NetBackend::Tap { name: tap.to_owned(), queues }),
         mac: Some([2, 0, 0, 0, 0, 7]),
-        opened: Opened::default(),
+        ..NetConfig::default()
     }
 }
 
@@ -74,15 +80,19 @@ fn up(name: &str) {
 
 /// The host's end of the tap: frames of [`ETHERTYPE`] as the host's kernel sees them.
 fn packet_socket(name: &str) -> OwnedFd {
+    packet_socket_of(name, ETHERTYPE)
+}
+
+fn packet_socket_of(name: &str, ethertype: u16) -> OwnedFd {
     // SAFETY: plain system calls; zeroes are a valid sockaddr_ll.
     unsafe {
-        let protocol = c_int::from(ETHERTYPE.to_be());
+        let protocol = c_int::from(ethertype.to_be());
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let socket = libc::socket(libc::AF_PACKET, kind, protocol);
         assert!(socket >= 0, "{}", io::Error::last_os_error());
         let mut address: libc::sockaddr_ll = std::mem::zeroed();
         address.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
-        address.sll_protocol = ETHERTYPE.to_be();
+        address.sll_protocol = ethertype.to_be();
         address.sll_ifindex = c_int::try_from(if_nametoindex(name).unwrap()).unwrap();
         let len = libc::socklen_t::try_from(size_of_val(&address)).unwrap();
         assert_eq!(libc::bind(socket, (&raw const address).cast(), len), 0);
@@ -112,7 +122,7 @@ fn machine() -> Machine {
 }
 
 fn machine_of(config: &NetConfig) -> Machine {
-    let net = Arc::new(std::sync::Mutex::new(Net::new(config).unwrap()));
+    let net = Arc::new(std::sync::Mutex::new(Net::new(config, 1).unwrap()));
     up(TAP);
     let host = packet_socket(TAP);
     let mut events = EventManager::new().unwrap();
@@ -267,7 +277,7 @@ fn offload_headers_are_the_kernels_to_judge() {
 #[test]
 fn a_tap_that_is_down_loses_frames_and_nothing_else() {
     in_own_network("a_tap_that_is_down_loses_frames_and_nothing_else", || {
-        let net = Arc::new(std::sync::Mutex::new(Net::new(&config(TAP)).unwrap()));
+        let net = Arc::new(std::sync::Mutex::new(Net::new(&config(TAP), 1).unwrap()));
         let memory = memory();
         let (rx, mut tx) = (Driver::new(&memory, 0, 256), Driver::new(&memory, 0x4000, 256));
         let mut events: EventManager<Arc<std::sync::Mutex<dyn MutEventSubscriber>>> =
@@ -293,16 +303,16 @@ fn a_tap_that_is_down_loses_frames_and_nothing_else() {
 #[test]
 fn taps_that_cannot_be_are_named() {
     for name in ["", "a b", "sixteen-bytes-xx", "a/b", "tap%d", "..", "tap\0"] {
-        assert!(matches!(Net::new(&config(name)), Err(NetError::Name(_))), "{name:?}");
+        assert!(matches!(Net::new(&config(name), 1), Err(NetError::Name(_))), "{name:?}");
     }
     in_own_network("taps_that_cannot_be_are_named", || {
-        let first = Net::new(&config(TAP)).unwrap();
-        let error = Net::new(&config(TAP)).unwrap_err();
+        let first = Net::new(&config(TAP), 1).unwrap();
+        let error = Net::new(&config(TAP), 1).unwrap_err();
         assert!(matches!(error, NetError::Busy { .. }));
         assert!(error.to_string().contains(TAP), "{error}");
-        assert!(matches!(Net::new(&config("lo")), Err(NetError::NotATap { .. })));
+        assert!(matches!(Net::new(&config("lo"), 1), Err(NetError::NotATap { .. })));
         drop(first);
-        Net::new(&config(TAP)).unwrap();
+        Net::new(&config(TAP), 1).unwrap();
     });
 }
 
@@ -320,7 +330,7 @@ fn a_tap_that_may_not_be_made_is_told_apart() {
             sets[1] &= !(1 << CAP_NET_ADMIN);
             assert_eq!(libc::syscall(libc::SYS_capset, &raw const header, &raw const sets), 0);
         }
-        let error = Net::new(&config(TAP)).unwrap_err();
+        let error = Net::new(&config(TAP), 1).unwrap_err();
         assert!(matches!(error, NetError::Missing { .. }), "{error}");
         assert!(error.to_string().contains("ip tuntap add amptest0"), "{error}");
     });
@@ -329,14 +339,12 @@ fn a_tap_that_may_not_be_made_is_told_apart() {
 #[test]
 fn the_configuration_space_has_the_address_and_a_link() {
     in_own_network("the_configuration_space_has_the_address_and_a_link", || {
-        let net = Net::new(&config(TAP)).unwrap();
+        let net = Net::new(&config(TAP), 1).unwrap();
         let mut space = [0xff; 10];
         net.read_config(0, &mut space);
         assert_eq!(space, [2, 0, 0, 0, 0, 7, 1, 0, 0, 0]);
         let mac = Some([1, 0, 0, 0, 0, 0]);
-        let error =
-            Net::new(&NetConfig { tap: Some(TAP.to_owned()), mac, opened: Opened::default() })
-                .unwrap_err();
+        let error = Net::new(&NetConfig { mac, ..config(TAP) }, 1).unwrap_err();
         assert!(matches!(error, NetError::Mac(_)));
     });
 }
@@ -345,19 +353,24 @@ fn the_configuration_space_has_the_address_and_a_link() {
 fn a_tap_comes_and_goes_under_a_driver_that_is_at_work() {
     in_own_network("a_tap_comes_and_goes_under_a_driver_that_is_at_work", || {
         // The interface is there before the device has it.
-        let tap = tap::open(TAP).unwrap();
-        let mut m = machine_of(&NetConfig { tap: None, mac: None, opened: Opened::default() });
+        let tap = open(TAP).unwrap();
+        let mut m = machine_of(&NetConfig::default());
         m.offer_rx(64);
         m.activate();
         m.settle();
         let no_tap = std::fs::File::open("/dev/null").unwrap();
-        let refused = m.net.lock().unwrap().plug(Plug::Net { tap: no_tap, mac: None });
+        let plug = |tap, mac| Plug::Net {
+            wire: Wire::Tap(vec![tap]),
+            mac,
+            rx_rate_limiter: RateLimiter::NONE,
+            tx_rate_limiter: RateLimiter::NONE,
+        };
+        let refused = m.net.lock().unwrap().plug(plug(no_tap, None));
         assert!(matches!(refused, Err(PlugError::Host { .. })));
         assert!(matches!(m.net.lock().unwrap().unplug(), Err(PlugError::Empty)));
 
         for (round, number) in (0u64..2).zip([0x51, 0x52]) {
-            let plug =
-                || Plug::Net { tap: tap.try_clone().unwrap(), mac: Some([2, 0, 0, 0, 0, 9]) };
+            let plug = || plug(tap.try_clone().unwrap(), Some([2, 0, 0, 0, 0, 9]));
             m.net.lock().unwrap().plug(plug()).unwrap();
             assert!(matches!(m.net.lock().unwrap().plug(plug()), Err(PlugError::InUse)));
             m.settle();

@@ -1,14 +1,28 @@
-//! Frames from the guest to the tap (virtio 1.2, 5.1.6.2).
+//! Frames from the guest (virtio 1.2, 5.1.6.2).
 
-use std::io;
-use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
+use super::backend::{Backend, SendError};
 use super::header::{self, Header};
 use super::metrics::NetMetrics;
 use super::offload::Features;
 use crate::vmm::devices::virtio::buffers::{Buffers, Direction, Segments};
 use crate::vmm::devices::virtio::ring::{Drained, Handled, Ring, RingError};
 use crate::vmm::devices::virtio::{Interrupt, QueuePosition};
+use crate::vmm::rate::Limiter;
+
+/// Why [`Tx::transmit`] returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// All; the driver will notify of the next frame.
+    All,
+    /// There is no room for more now. The frame stays in the queue.
+    Full,
+    /// There may be frames, which have to wait so long for the rate limit.
+    Limited(Duration),
+    /// A batch is done, and there may be more: come back without a notification.
+    More,
+}
 
 /// The transmit queue at work.
 #[derive(Debug)]
@@ -29,22 +43,41 @@ impl Tx {
         self.ring.position()
     }
 
-    /// Sends frames until the queue is empty, the tap is full ([`Drained::Blocked`]: the frame
-    /// stays in the queue), or it is somebody else's turn. Without a tap they are lost, as on a
-    /// cable that leads nowhere.
+    /// Sends frames until the queue is empty, there is no room for more, or it is somebody else's turn.
+    /// Without anything to send them to they are lost, as on a cable that leads nowhere.
     pub fn transmit(
         &mut self,
-        tap: Option<BorrowedFd<'_>>,
+        mut to: Option<&mut Backend>,
+        limiter: &mut Limiter,
         interrupt: &Interrupt,
         metrics: &NetMetrics,
-    ) -> Result<Drained, RingError> {
+    ) -> Result<Sent, RingError> {
         let features = self.features;
-        self.ring.drain(&mut self.buffers, Direction::Readable, interrupt, |frame| match frame {
-            Ok(buffers) => send(&buffers.readable, tap, features, metrics),
-            Err(_) => {
-                metrics.malformed.add(1);
-                Handled::Used(0)
-            }
+        let mut wait = None;
+        let drained =
+            self.ring.drain(&mut self.buffers, Direction::Readable, interrupt, |frame| {
+                match (frame, to.as_deref_mut()) {
+                    (Ok(buffers), Some(to)) => {
+                        wait = limiter.wait();
+                        if wait.is_some() {
+                            metrics.tx_throttled.add(1);
+                            return Handled::Later;
+                        }
+                        send(&buffers.readable, to, limiter, features, metrics)
+                    }
+                    (Ok(_), None) => Handled::Used(0),
+                    (Err(_), _) => {
+                        metrics.malformed.add(1);
+                        Handled::Used(0)
+                    }
+                }
+            })?;
+        let flushed = to.is_none_or(Backend::flush);
+        Ok(match (drained, wait) {
+            (Drained::More, _) => Sent::More,
+            (Drained::Blocked, Some(wait)) if flushed => Sent::Limited(wait),
+            (Drained::Empty, _) if flushed => Sent::All,
+            _ => Sent::Full,
         })
     }
 }
@@ -52,44 +85,40 @@ impl Tx {
 /// Sends or drops one frame, header included.
 fn send(
     frame: &Segments,
-    tap: Option<BorrowedFd<'_>>,
+    to: &mut Backend,
+    limiter: &mut Limiter,
     features: Features,
     metrics: &NetMetrics,
 ) -> Handled {
     const DONE: Handled = Handled::Used(0);
-    let Some(tap) = tap else {
-        return DONE;
-    };
     let mut bytes = [0; header::LEN];
     let lengths = header::MIN_FRAME..=header::MAX_FRAME;
-    let fits = frame.len().checked_sub(header::LEN).is_some_and(|len| lengths.contains(&len));
-    if !fits || !frame.peek(&mut bytes) {
+    let len = frame.len().checked_sub(header::LEN).filter(|len| lengths.contains(len));
+    let Some(len) = len.filter(|_| frame.peek(&mut bytes)) else {
         metrics.tx_bad_length.add(1);
         return DONE;
-    }
-    if !Header::parse(bytes).allowed(features) {
+    };
+    let header = Header::parse(bytes);
+    if !header.allowed(features) {
         metrics.tx_bad_header.add(1);
         return DONE;
     }
-    match frame.send(tap) {
-        Ok(_) => {
+    match to.send(frame, &header) {
+        Ok(()) => {
+            limiter.charge(len);
             metrics.tx_frames.add(1);
             metrics.tx_bytes.add_bytes(frame.len());
         }
-        Err(error) => match error.kind() {
-            io::ErrorKind::WouldBlock => {
-                metrics.tx_blocked.add(1);
-                return Handled::Later;
-            }
-            // The kernel's word for offsets and sizes that do not fit the frame.
-            io::ErrorKind::InvalidInput => {
-                metrics.tx_bad_header.add(1);
-            }
-            // The interface is down or gone, or there is no memory: a wire loses frames too.
-            _ => {
-                metrics.tx_host_errors.add(1);
-            }
-        },
+        Err(SendError::Full) => {
+            metrics.tx_blocked.add(1);
+            return Handled::Later;
+        }
+        Err(SendError::Header) => {
+            metrics.tx_bad_header.add(1);
+        }
+        Err(SendError::Host) => {
+            metrics.tx_host_errors.add(1);
+        }
     }
     DONE
 }

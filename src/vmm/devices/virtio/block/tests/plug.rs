@@ -1,7 +1,11 @@
 //! Disks that come and go under a driver that is at work.
 
+use event_manager::{EventManager, SubscriberOps};
+
 use super::*;
+use crate::vmm::devices::virtio::net::Wire;
 use crate::vmm::devices::virtio::{DeviceState, Plug, PlugError, RestoreError};
+use crate::vmm::rate::{RateLimiter, TokenBucket};
 
 fn slot(read_only: bool) -> Machine {
     let folder = tempfile::tempdir().unwrap();
@@ -20,7 +24,13 @@ fn slot(read_only: bool) -> Machine {
 fn plug(m: &mut Machine, read_only: bool, serial: &str) -> Result<(), PlugError> {
     let file = File::options().read(true).write(!read_only).open(&m.path).unwrap();
     let bytes = file.metadata().unwrap().len();
-    m.block.plug(Plug::Disk { file, bytes, read_only, serial: Some(serial.into()) })
+    m.block.plug(Plug::Disk {
+        file,
+        bytes,
+        read_only,
+        serial: Some(serial.into()),
+        rate_limiter: RateLimiter::NONE,
+    })
 }
 
 fn capacity(m: &Machine) -> u64 {
@@ -71,9 +81,20 @@ fn what_is_no_disk_is_not_plugged_in() {
     let refused = plug(&mut m, false, "a serial with blanks");
     assert!(matches!(refused, Err(PlugError::Disk(BlockError::Serial { .. }))));
     let file = File::open(&m.path).unwrap();
-    let empty = Plug::Disk { file, bytes: 0, read_only: true, serial: None };
+    let empty = Plug::Disk {
+        file,
+        bytes: 0,
+        read_only: true,
+        serial: None,
+        rate_limiter: RateLimiter::NONE,
+    };
     assert!(matches!(m.block.plug(empty), Err(PlugError::Disk(BlockError::Empty { .. }))));
-    let tap = Plug::Net { tap: File::open(&m.path).unwrap(), mac: None };
+    let tap = Plug::Net {
+        wire: Wire::Tap(vec![File::open(&m.path).unwrap()]),
+        mac: None,
+        rx_rate_limiter: RateLimiter::NONE,
+        tx_rate_limiter: RateLimiter::NONE,
+    };
     assert!(matches!(m.block.plug(tap), Err(PlugError::OtherDevice)));
     assert_eq!(capacity(&m), 0);
     // Nobody has told the driver of the capacity.
@@ -122,4 +143,62 @@ fn of_a_disk_in_a_larger_slot_nothing_behind_its_end_is_written() {
     assert_eq!(m.request(13, 0, &[readable(PAYLOAD, 16)]).0, IOERR);
     assert_eq!(m.file().len(), 1536);
     assert_eq!(m.file()[1024..], [0x32; 512]);
+}
+
+#[test]
+fn a_disk_with_a_rate_limit_lets_requests_wait() {
+    let mut m = slot(false);
+    let ops = TokenBucket { size: 2, one_time_burst: 0, refill_time: 1_000_000 };
+    let limited = |bandwidth, ops| RateLimiter { bandwidth, ops };
+    let file = File::options().read(true).write(true).open(&m.path).unwrap();
+    let plug = |file, rate_limiter| Plug::Disk {
+        file,
+        bytes: 1536,
+        read_only: false,
+        serial: None,
+        rate_limiter,
+    };
+    m.block.plug(plug(file.try_clone().unwrap(), limited(None, Some(ops)))).unwrap();
+    let offer = |m: &mut Machine| {
+        m.driver.write(DATA, &[0; 16]);
+        m.driver.offer(&[readable(DATA, 16), writable(PAYLOAD, 1025)]);
+    };
+    (0..3).for_each(|_| offer(&mut m));
+    m.block.process_queue();
+    assert_eq!(m.driver.used().len(), 2);
+    assert_eq!(m.block.metrics().throttled.get(), 1);
+    // What waits is done with whatever is there then: nothing, and then a disk with other limits.
+    m.block.unplug().unwrap();
+    m.block.process_queue();
+    assert_eq!(m.driver.used().len(), 1);
+    let bytes = TokenBucket { size: 1500, one_time_burst: 0, refill_time: 1_000_000 };
+    m.block.plug(plug(file, limited(Some(bytes), None))).unwrap();
+    (0..3).for_each(|_| offer(&mut m));
+    m.block.process_queue();
+    assert_eq!(m.driver.used().len(), 2);
+}
+
+#[test]
+fn who_waits_for_the_rate_limit_is_woken() {
+    let mut m = slot(false);
+    let ops = TokenBucket { size: 1, one_time_burst: 0, refill_time: 5 };
+    let rate_limiter = RateLimiter { bandwidth: None, ops: Some(ops) };
+    let file = File::options().read(true).write(true).open(&m.path).unwrap();
+    let plug = Plug::Disk { file, bytes: 1536, read_only: false, serial: None, rate_limiter };
+    m.block.plug(plug).unwrap();
+    m.driver.write(DATA, &[0; 16]);
+    for _ in 0..4 {
+        m.driver.offer(&[readable(DATA, 16), writable(PAYLOAD, 513)]);
+    }
+    let Machine { block, mut driver, .. } = m;
+    let block = Arc::new(std::sync::Mutex::new(block));
+    let mut events = EventManager::<Arc<std::sync::Mutex<Block>>>::new().unwrap();
+    events.add_subscriber(block.clone());
+    let mut done = 0;
+    while done < 4 {
+        // It would be 0 events after a second in which nobody was woken.
+        assert!(events.run_with_timeout(10_000).unwrap() > 0);
+        done += driver.used().len();
+    }
+    assert!(block.lock().unwrap().metrics().throttled.get() >= 3);
 }

@@ -1,4 +1,4 @@
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
@@ -6,9 +6,11 @@ use proptest::prelude::*;
 use std::os::fd::AsRawFd;
 
 use super::*;
+use crate::vmm::devices::virtio::net::backend::Tap;
 use crate::vmm::devices::virtio::testing::{
     Buffer, DATA, Driver, interrupt, memory, raised, readable, writable,
 };
+use crate::vmm::rate::{RateLimiter, TokenBucket};
 
 /// A receive queue on one end of a packet socket, which keeps frames apart like a tap does.
 struct Machine {
@@ -16,7 +18,8 @@ struct Machine {
     driver: Driver,
     interrupt: Arc<Interrupt>,
     metrics: NetMetrics,
-    tap: OwnedFd,
+    tap: Backend,
+    limiter: Limiter,
     wire: OwnedFd,
 }
 
@@ -38,7 +41,8 @@ fn machine(features: Features, size: u16) -> Machine {
         driver,
         interrupt: interrupt(),
         metrics: NetMetrics::default(),
-        tap,
+        tap: Backend::Tap(Tap::new(tap.into())),
+        limiter: Limiter::default(),
         wire,
     }
 }
@@ -53,7 +57,7 @@ impl Machine {
     }
 
     fn receive(&mut self) -> Received {
-        self.rx.receive(self.tap.as_fd(), &self.interrupt, &self.metrics).unwrap()
+        self.rx.receive(&mut self.tap, &mut self.limiter, &self.interrupt, &self.metrics).unwrap()
     }
 
     fn offer(&mut self, count: u64, from: u64, len: u32) {
@@ -77,7 +81,7 @@ fn a_frame_takes_the_buffers_that_it_needs() {
     let long = m.frame(2500, 1);
     let exact = m.frame(2048, 2);
     let short = m.frame(60, 3);
-    assert_eq!(m.receive(), Received::TapEmpty);
+    assert_eq!(m.receive(), Received::Nothing);
     assert_eq!(m.driver.used(), [(0, 1024), (1, 1024), (2, 452), (3, 1024), (4, 1024), (5, 60)]);
     assert_eq!(m.driver.read(DATA, 2500), delivered(long, 3));
     assert_eq!(m.driver.read(DATA + 3 * 1024, 2048), delivered(exact, 2));
@@ -92,7 +96,7 @@ fn the_longest_frame_fits() {
     m.offer(100, 0, 1536);
     let longest = header::LEN + header::MAX_FRAME;
     let frame = m.frame(longest, 9);
-    assert_eq!(m.receive(), Received::TapEmpty);
+    assert_eq!(m.receive(), Received::Nothing);
     let used = m.driver.used();
     assert_eq!(used.len(), longest.div_ceil(1536));
     assert_eq!(m.driver.read(DATA, longest), delivered(frame, 43));
@@ -107,7 +111,7 @@ fn frames_wait_for_buffers_and_nothing_spins() {
     assert_eq!(m.receive(), Received::NoBuffers, "not enough for the longest frame");
     assert_eq!(m.driver.used(), []);
     m.offer(40, 10, 1536);
-    assert_eq!(m.receive(), Received::TapEmpty);
+    assert_eq!(m.receive(), Received::Nothing);
     assert_eq!(m.driver.used(), [(0, 100)]);
     assert_eq!(m.driver.read(DATA, 100), delivered(frame, 1));
     assert_eq!(m.metrics.rx_no_buffers.get(), 2);
@@ -130,7 +134,7 @@ fn a_small_ring_that_is_full_is_all_there_will_be() {
     assert_eq!(m.driver.used(), [(2, 1536), (3, 1536), (0, 1536), (1, 1536)]);
     // What is longer than the ring is dropped, with nothing used.
     m.offer(4, 0, 1536);
-    assert_eq!(m.receive(), Received::TapEmpty);
+    assert_eq!(m.receive(), Received::Nothing);
     assert_eq!(m.driver.used(), []);
     assert_eq!(m.metrics.rx_oversize.get(), 1);
 }
@@ -191,12 +195,37 @@ fn chains_that_are_no_buffers_come_back() {
 fn a_closed_wire_is_quiet() {
     let mut m = machine(Features(0), 16);
     m.offer(1, 0, 2048);
-    drop(m.wire);
+    m.wire =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty()).unwrap().0;
     assert_eq!(
-        m.rx.receive(m.tap.as_fd(), &m.interrupt, &m.metrics).unwrap(),
+        m.receive(),
         Received::More,
         "a packet socket's end is packets without bytes; a tap has none"
     );
+}
+
+#[test]
+fn frames_wait_for_the_rate_limit_and_none_is_lost() {
+    let mut m = machine(MERGEABLE, 256);
+    m.offer(200, 0, 1024);
+    let two = TokenBucket { size: 2, one_time_burst: 1, refill_time: 1_000_000 };
+    m.limiter = Limiter::new(RateLimiter { bandwidth: None, ops: Some(two) });
+    let frames: Vec<_> = (0..5).map(|i| m.frame(100, i)).collect();
+    let Received::Limited(wait) = m.receive() else { panic!("not limited") };
+    assert!(wait > Duration::from_secs(100), "{wait:?}");
+    assert_eq!(m.driver.used().len(), 3);
+    assert_eq!(m.metrics.rx_throttled.get(), 1);
+    m.limiter = Limiter::default();
+    assert_eq!(m.receive(), Received::Nothing);
+    assert_eq!(m.driver.used().len(), 2);
+    assert_eq!(m.driver.read(DATA + 4 * 1024, 100), delivered(frames[4].clone(), 1));
+    // Of bytes the frame's own count, and what is over is a debt.
+    let bytes = TokenBucket { size: 88, one_time_burst: 0, refill_time: 1_000_000 };
+    m.limiter = Limiter::new(RateLimiter { bandwidth: Some(bytes), ops: None });
+    m.frame(100, 1);
+    m.frame(100, 1);
+    assert!(matches!(m.receive(), Received::Limited(_)));
+    assert_eq!(m.driver.used().len(), 1);
 }
 
 proptest! {

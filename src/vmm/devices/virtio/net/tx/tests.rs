@@ -1,4 +1,4 @@
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -6,9 +6,11 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socket
 use proptest::prelude::*;
 
 use super::*;
+use crate::vmm::devices::virtio::net::backend::Tap;
 use crate::vmm::devices::virtio::testing::{
     DATA, Driver, interrupt, memory, raised, readable, writable,
 };
+use crate::vmm::rate::{RateLimiter, TokenBucket};
 
 /// A transmit queue on one end of a packet socket, which keeps frames apart like a tap does.
 struct Machine {
@@ -16,7 +18,8 @@ struct Machine {
     driver: Driver,
     interrupt: Arc<Interrupt>,
     metrics: NetMetrics,
-    tap: OwnedFd,
+    tap: Backend,
+    limiter: Limiter,
     wire: OwnedFd,
 }
 
@@ -32,18 +35,20 @@ fn machine(size: u16) -> Machine {
     )
     .unwrap();
     Machine {
-        tx: Tx::new(ring, Buffers::new(&memory), Features::offered()),
+        tx: Tx::new(ring, Buffers::new(&memory), Features::offered(1)),
         driver,
         interrupt: interrupt(),
         metrics: NetMetrics::default(),
-        tap,
+        tap: Backend::Tap(Tap::new(tap.into())),
+        limiter: Limiter::default(),
         wire,
     }
 }
 
 impl Machine {
-    fn transmit(&mut self) -> Drained {
-        self.tx.transmit(Some(self.tap.as_fd()), &self.interrupt, &self.metrics).unwrap()
+    fn transmit(&mut self) -> Sent {
+        let tap = Some(&mut self.tap);
+        self.tx.transmit(tap, &mut self.limiter, &self.interrupt, &self.metrics).unwrap()
     }
 
     fn next_on_wire(&self) -> Option<Vec<u8>> {
@@ -67,7 +72,7 @@ fn frames_are_sent_whole_with_their_header() {
     m.driver.write(DATA, &[1, 1, 9, 9]);
     m.driver.offer(&[readable(DATA, 5), readable(DATA + 5, 20), readable(DATA + 25, 75)]);
     m.driver.offer(&[readable(DATA, 26)]);
-    assert_eq!(m.transmit(), Drained::Empty);
+    assert_eq!(m.transmit(), Sent::All);
     let frame = m.next_on_wire().unwrap();
     assert_eq!(frame[..4], [1, 1, 9, 9]);
     assert_eq!(frame[4..], bytes[4..]);
@@ -93,7 +98,7 @@ fn bad_frames_are_dropped_and_come_back() {
     m.driver.offer(&[writable(DATA, 100)]);
     m.driver.offer(&[readable(u64::MAX, 100)]);
     m.driver.offer(&[readable(DATA, 12 + 65535 + 18)]);
-    assert_eq!(m.transmit(), Drained::Empty);
+    assert_eq!(m.transmit(), Sent::All);
     assert_eq!(m.next_on_wire().unwrap().len(), 12 + 65535 + 18);
     assert!(m.next_on_wire().is_none());
     assert_eq!(m.driver.used().len(), 8);
@@ -112,7 +117,7 @@ fn a_full_tap_holds_frames_back_and_loses_none() {
     }
     let mut seen = 0u64;
     let mut blocked = 0;
-    while m.transmit() == Drained::Blocked {
+    while m.transmit() == Sent::Full {
         blocked += 1;
         // Some room, and the rest stays where it is.
         for _ in 0..10 {
@@ -141,11 +146,28 @@ fn a_tap_that_fails_loses_frames_and_nothing_else() {
         SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
     )
     .unwrap();
-    m.tap = gone;
+    m.tap = Backend::Tap(Tap::new(gone.into()));
     m.driver.offer(&[readable(DATA, 100)]);
-    assert_eq!(m.transmit(), Drained::Empty);
+    assert_eq!(m.transmit(), Sent::All);
     assert_eq!(m.driver.used(), [(0, 0)]);
     assert_eq!(m.metrics.tx_host_errors.get(), 1);
+}
+
+#[test]
+fn frames_wait_for_the_rate_limit_and_stay_in_the_queue() {
+    let mut m = machine(16);
+    for _ in 0..3 {
+        m.driver.offer(&[readable(DATA, 1012)]);
+    }
+    let bytes = TokenBucket { size: 1500, one_time_burst: 0, refill_time: 1_000_000 };
+    m.limiter = Limiter::new(RateLimiter { bandwidth: Some(bytes), ops: None });
+    assert!(matches!(m.transmit(), Sent::Limited(wait) if wait > Duration::from_secs(100)));
+    assert_eq!(m.driver.used(), [(0, 0), (1, 0)]);
+    assert_eq!(m.metrics.tx_throttled.get(), 1);
+    // Without anything to send to, nothing is limited.
+    let sent = m.tx.transmit(None, &mut m.limiter, &m.interrupt, &m.metrics).unwrap();
+    assert_eq!(sent, Sent::All);
+    assert_eq!(m.driver.used(), [(2, 0)]);
 }
 
 proptest! {
@@ -171,7 +193,7 @@ proptest! {
             }
             m.driver.offer(&chain);
         }
-        prop_assert_eq!(m.transmit(), Drained::Empty);
+        prop_assert_eq!(m.transmit(), Sent::All);
         prop_assert_eq!(m.driver.used().len(), frames.len());
         let metrics = &m.metrics;
         let sum = metrics.tx_frames.get()

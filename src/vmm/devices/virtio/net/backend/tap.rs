@@ -2,17 +2,19 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use libc::{c_int, c_short, c_uint, c_ulong, ifreq};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
-use super::error::NetError;
-use super::header;
+use super::super::error::NetError;
+use super::super::header;
+use super::SendError;
+use crate::vmm::devices::virtio::buffers::Segments;
 
-/// Opens an interface that is there, or makes one that goes with the process.
+/// One queue of an interface.
 #[derive(Debug)]
 pub struct Tap {
     file: File,
@@ -24,10 +26,16 @@ impl Tap {
         Self { file }
     }
 
-    /// A socket in the place of an interface.
-    #[cfg(fuzzing)]
-    pub fn of_socket(socket: std::os::fd::OwnedFd) -> Self {
-        Self { file: socket.into() }
+    /// See [`super::Backend::receive`]: one system call.
+    pub fn receive(&self, into: &mut Segments) -> io::Result<usize> {
+        // Room for one byte more than the guest has shows whether a frame was cut.
+        let mut overflow = [0];
+        into.receive(self.file.as_fd(), &mut overflow)
+    }
+
+    /// See [`super::Backend::send`]: one system call.
+    pub fn send(&self, frame: &Segments) -> Result<(), SendError> {
+        frame.send(self.file.as_fd()).map(drop).map_err(|error| SendError::of(&error))
     }
 
     /// Says what the kernel may leave undone in frames for the guest (`TUN_F_*`).
@@ -45,8 +53,31 @@ impl Tap {
     }
 }
 
-/// Opens the interface `name`, with offload headers of [`header::LEN`] bytes.
+/// Opens the interface `name`, with offload headers of [`header::LEN`] bytes, and one queue.
 pub fn open(name: &str) -> Result<File, NetError> {
+    attach(name, false).or_else(|error| match error {
+        // One that was made for several has to be opened as such.
+        NetError::NotATap { .. } => attach(name, true).map_err(|_| error),
+        _ => Err(error),
+    })
+}
+
+/// Opens up to so many queues of the interface `name`, each as [`open`] does: one where it was made for
+/// one.
+pub fn open_queues(name: &str, most: u8) -> Result<Vec<File>, NetError> {
+    if most <= 1 {
+        return Ok(vec![open(name)?]);
+    }
+    let first = match attach(name, true) {
+        Err(NetError::NotATap { .. }) => return Ok(vec![attach(name, false)?]),
+        first => first?,
+    };
+    let others = (1..most).map(|_| attach(name, true));
+    std::iter::once(Ok(first)).chain(others).collect()
+}
+
+/// Opens one queue of the interface `name`.
+fn attach(name: &str, one_of_several: bool) -> Result<File, NetError> {
     let mut request = interface_request(name)?;
     let file = OpenOptions::new()
         .read(true)
@@ -55,7 +86,8 @@ pub fn open(name: &str) -> Result<File, NetError> {
         .open("/dev/net/tun")
         .map_err(|source| NetError::NoTun { tap: name.to_owned(), source })?;
 
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    let several = if one_of_several { libc::IFF_MULTI_QUEUE } else { 0 };
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | several;
     request.ifr_ifru.ifru_flags = c_short::try_from(flags).unwrap_or_default();
     // SAFETY: TUNSETIFF reads and writes an ifreq.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
@@ -75,12 +107,6 @@ pub fn open(name: &str) -> Result<File, NetError> {
 impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
-    }
-}
-
-impl AsRawFd for Tap {
-    fn as_raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
     }
 }
 

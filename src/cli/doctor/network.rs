@@ -1,0 +1,92 @@
+//! What networks of containers need.
+
+use std::fs;
+use std::path::PathBuf;
+
+use nix::unistd::geteuid;
+
+use super::finding::{Finding, Group};
+use super::host_files::HostFiles;
+use crate::network::firewall::{Firewall, FirewallError};
+use crate::network::passt;
+use crate::report::chain;
+
+/// Looks at all of it.
+pub fn look(host: &HostFiles) -> Group {
+    let rules = geteuid().is_root().then(|| Firewall::open().and_then(|mut rules| rules.ports()));
+    Group::new(
+        Some("networks"),
+        [
+            ("taps", of_tun(fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun"))),
+            ("rules", of_rules(rules)),
+            ("IPv6", of_ipv6(host)),
+            ("passt", of_passt(passt::find())),
+        ],
+    )
+}
+
+fn of_tun(opened: std::io::Result<fs::File>) -> Finding {
+    match opened {
+        Ok(_) => Finding::Good("/dev/net/tun can be opened".into()),
+        Err(error) => Finding::Weak(
+            format!("bridge networks and `ampoule vm run --net` need /dev/net/tun: {error}"),
+            "modprobe tun, or run as root",
+        ),
+    }
+}
+
+/// Of the kernel's packet filter, which root alone may ask.
+fn of_rules(rules: Option<Result<Vec<String>, FirewallError>>) -> Finding {
+    match rules {
+        None => Finding::Weak(
+            "bridge networks are root's: without root there are --network user and none".into(),
+            "run as root",
+        ),
+        Some(Ok(ports)) => {
+            Finding::Good(format!("nf_tables answers; rules of {} containers", ports.len()))
+        }
+        Some(Err(error)) => Finding::Weak(
+            format!("bridge networks need the kernel's nf_tables: {}", chain(&error)),
+            "modprobe -a nf_tables nft_chain_nat nft_masq bridge",
+        ),
+    }
+}
+
+fn of_ipv6(host: &HostFiles) -> Finding {
+    match host.has("proc/sys/net/ipv6") {
+        true => Finding::Good("the kernel has it".into()),
+        false => Finding::Weak(
+            "the kernel does without: networks have IPv4 alone".into(),
+            "boot without ipv6.disable=1",
+        ),
+    }
+}
+
+fn of_passt(program: Option<PathBuf>) -> Finding {
+    match program {
+        Some(program) => Finding::Good(program.display().to_string()),
+        None => Finding::Weak(
+            "there is none: without root containers have no network".into(),
+            "apt-get install passt",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::host_files::testing::host;
+    use super::*;
+
+    #[test]
+    fn what_is_missing_comes_with_what_brings_it() {
+        let refused = std::io::Error::from_raw_os_error(libc::ENOENT);
+        assert!(matches!(of_tun(Err(refused)), Finding::Weak(..)));
+        assert!(matches!(of_rules(None), Finding::Weak(..)));
+        assert!(matches!(of_rules(Some(Ok(Vec::new()))), Finding::Good(_)));
+        assert!(matches!(of_passt(None), Finding::Weak(..)));
+        let (_root, files) = host(&[("proc/sys/net/ipv6/x", "")]);
+        assert!(matches!(of_ipv6(&files), Finding::Good(_)));
+        let (_root, files) = host(&[]);
+        assert!(matches!(of_ipv6(&files), Finding::Weak(..)));
+    }
+}

@@ -1,0 +1,102 @@
+//! `ampoule network ls`: a list of networks.
+
+use std::process::ExitCode;
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+
+use super::super::table::Table;
+use super::super::{Failure, Global};
+use super::{Filter, filter, fits, store};
+use crate::network::bridge::Network;
+
+/// List networks; the default one, bridge, is there when a container has been on it
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  ampoule network ls\n  \
+    ampoule network ls -q --filter label=tier=web")]
+pub struct Args {
+    /// Show ids alone
+    #[arg(short, long)]
+    quiet: bool,
+    /// Whole ids
+    #[arg(long)]
+    no_trunc: bool,
+    /// Only those that fit: name=PART, id=BEGINNING, driver=bridge, label=KEY[=VALUE]
+    #[arg(short, long = "filter", value_name = "KEY=VALUE", value_parser = filter)]
+    filters: Vec<Filter>,
+    /// How to show them
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// a table
+    Table,
+    /// one JSON object a line
+    Json,
+}
+
+/// A line of the list, with docker's names for its parts.
+#[derive(Debug, Serialize)]
+struct Row {
+    #[serde(rename = "CreatedAt")]
+    created_at: String,
+    #[serde(rename = "Driver")]
+    driver: &'static str,
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(rename = "IPv6")]
+    ipv6: String,
+    #[serde(rename = "Internal")]
+    internal: String,
+    #[serde(rename = "Labels")]
+    labels: String,
+    #[serde(rename = "Name")]
+    name: String,
+    #[serde(rename = "Scope")]
+    scope: &'static str,
+}
+
+impl Row {
+    fn of(network: &Network, whole: bool) -> Self {
+        let labels: Vec<String> =
+            network.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        Self {
+            created_at: network.created.to_string(),
+            driver: "bridge",
+            id: if whole { network.id.clone() } else { network.short_id().to_owned() },
+            ipv6: network.gateways().any(|gateway| gateway.is_ipv6()).to_string(),
+            internal: network.internal.to_string(),
+            labels: labels.join(","),
+            name: network.name.clone(),
+            scope: "local",
+        }
+    }
+}
+
+/// Prints the list.
+pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
+    let mut networks = store(global)?.list()?;
+    networks.retain(|network| fits(&args.filters, network));
+    let rows = networks.iter().map(|network| Row::of(network, args.no_trunc));
+    if args.quiet {
+        rows.for_each(|row| println!("{}", row.id));
+        return Ok(ExitCode::SUCCESS);
+    }
+    match args.format {
+        Format::Json => {
+            for row in rows {
+                println!("{}", serde_json::to_string(&row)?);
+            }
+        }
+        Format::Table => {
+            let mut table = Table::new(&["NETWORK ID", "NAME", "DRIVER", "SCOPE"]);
+            rows.for_each(|row| {
+                table.row([row.id, row.name, row.driver.to_owned(), row.scope.to_owned()]);
+            });
+            print!("{table}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -10,7 +10,7 @@
 //! * [`metrics`]: what sandboxes count and take, for Prometheus
 //! * [`bench`]: how quickly sandboxes start, and what they are compared with
 //! * [`sandbox`]: a microVM and everything the host keeps for it
-//! * [`network`]: the network of a namespace, joined to a guest
+//! * [`network`]: networks of ampoule's own, and those of namespaces, joined to a guest
 //! * [`volume`]: directories that outlive the containers that have them
 //! * [`build`]: images from Dockerfiles, their steps in sandboxes
 //! * [`image`]: registries, archives, the image store, flattening into EROFS
@@ -34,6 +34,7 @@ pub mod mounts;
 pub mod network;
 pub mod oci;
 pub mod process;
+mod random;
 pub mod report;
 pub mod sandbox;
 pub mod shim;

@@ -58,7 +58,5 @@ pub fn is_valid_name(name: &str) -> bool {
 
 /// A name that nobody chose, in docker's form.
 pub fn random_name() -> Result<String, VolumeError> {
-    let mut bytes = [0u8; 32];
-    getrandom::fill(&mut bytes).map_err(VolumeError::Random)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    crate::random::id().map_err(VolumeError::Random)
 }

@@ -21,8 +21,8 @@ pub fn free_subnet(pool: Ipv4Net, prefix: u8, used: &[IpNet]) -> Option<Ipv4Net>
     all.find(|subnet| !used.iter().any(|used| overlap(used, &IpNet::V4(*subnet))))
 }
 
-/// A subnet of IPv6 that nobody else has: 40 random bits of a unique local one, and a 16-bit subnet of that
-/// (RFC 4193, 3.2).
+/// A subnet of IPv6 that nobody else has: a unique local one (RFC 4193, 3.1) whose 40 bits of a global ID and
+/// 16 bits of a subnet ID are random.
 pub fn local_subnet(random: [u8; 7]) -> Ipv6Net {
     let [a, b, c, d, e, f, g] = random;
     let address = Ipv6Addr::from([0xfd, a, b, c, d, e, f, g, 0, 0, 0, 0, 0, 0, 0, 0]);

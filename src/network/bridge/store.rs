@@ -148,7 +148,7 @@ impl NetworkStore {
     fn define(&self, name: &str, wanted: Wanted, host: &[IpNet]) -> Result<Network, BridgeError> {
         let others = self.list()?;
         let subnets = self.subnets(name, &wanted, &others, host)?;
-        let id = random_id()?;
+        let id = crate::random::id().map_err(BridgeError::Random)?;
         let Wanted { internal, icc, masquerade, mtu, labels, .. } = wanted;
         let (mut bridge, mac) = (bridge_of(&id), mac_of(&id));
         if name == DEFAULT && if_nametoindex(DEFAULT_BRIDGE).is_err() {
@@ -184,13 +184,10 @@ impl NetworkStore {
         let has = |subnets: &[IpNet], four: bool| {
             subnets.iter().filter(|subnet| matches!(subnet, IpNet::V4(_)) == four).count()
         };
-        for (four, family) in [(true, "IPv4"), (false, "IPv6")] {
-            if has(&subnets, four) > 1 {
-                let subnet = subnets.first().copied().unwrap_or_default();
-                let reason = "a network has one subnet of each family";
-                log::debug!("two subnets of {family}");
-                return Err(BridgeError::Subnet { subnet, reason });
-            }
+        if [true, false].iter().any(|four| has(&subnets, *four) > 1) {
+            let subnet = subnets.first().copied().unwrap_or_default();
+            let reason = "a network has one subnet of each family";
+            return Err(BridgeError::Subnet { subnet, reason });
         }
         for wanted in &subnets {
             if let Some((whose, other)) = whose(wanted, others, host) {
@@ -290,12 +287,6 @@ fn whose(wanted: &IpNet, others: &[Network], host: &[IpNet]) -> Option<(String, 
         Some(("the host".to_owned(), *subnet))
     };
     others.iter().find_map(of).or_else(of_host)
-}
-
-fn random_id() -> Result<String, BridgeError> {
-    let mut bytes = [0u8; 32];
-    getrandom::fill(&mut bytes).map_err(BridgeError::Random)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, BridgeError> {

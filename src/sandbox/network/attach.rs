@@ -276,8 +276,8 @@ impl Attached {
             .flat_map(|interface| &interface.addresses)
             .map(|cidr| cidr.address())
             .collect();
-        let gateway = self.ports.first().and_then(|port| port.network.gateways().next());
         // With passt no address leads to the host itself.
+        let gateway = self.ports.first().and_then(|port| port.network.gateways().next());
         let domain = options.domainname.as_deref();
         let contents = |name: &str| match name {
             "resolv.conf" => self.resolver.file(),

@@ -31,6 +31,7 @@ use super::places::Places;
 use super::record::Record;
 use super::state::{State, StateError, Status};
 use crate::image::Users;
+use crate::random;
 pub use error::RegistryError;
 use error::file;
 pub use folder::{Folder, InGuest};
@@ -95,7 +96,7 @@ impl Registry {
 
     /// Makes the folders of a new container, locked by this process; a random name where none is given.
     pub fn create(&self, name: Option<&str>) -> Result<Kept, RegistryError> {
-        let id = new_id().map_err(RegistryError::Random)?;
+        let id = random::id().map_err(RegistryError::Random)?;
         let making = self.lock_all(FlockArg::LockShared)?;
         for folder in [self.places.containers(), self.places.names()] {
             make_folder(&folder)?;
@@ -111,7 +112,7 @@ impl Registry {
 
     /// Makes the folder of a new sandbox that is known by no name, and leaves no record.
     pub fn create_unnamed(&self) -> Result<Kept, RegistryError> {
-        let id = new_id().map_err(RegistryError::Random)?;
+        let id = random::id().map_err(RegistryError::Random)?;
         let _making = self.lock_all(FlockArg::LockShared)?;
         self.keep(&id, "")
     }
@@ -406,18 +407,6 @@ fn entries_of(folder: &Path) -> Result<Vec<String>, RegistryError> {
 fn make_folder(path: &Path) -> Result<(), RegistryError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(file("create", path))
-}
-
-fn new_id() -> Result<String, getrandom::Error> {
-    use std::fmt::Write;
-    let mut bytes = [0u8; 32];
-    getrandom::fill(&mut bytes)?;
-    let mut id = String::with_capacity(64);
-    for byte in bytes {
-        // Writing to a string does not fail.
-        let _ = write!(id, "{byte:02x}");
-    }
-    Ok(id)
 }
 
 /// Whether this is a container's whole id.

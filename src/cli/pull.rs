@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use super::image::progress::{Lines, Shown};
 use super::registry::RegistryArgs;
-use super::{Failure, Global, say};
+use super::{Failure, Global, each_or_last, say};
+use crate::image::pull::tags;
 use crate::image::registry::Platform;
 use crate::image::verify::Purpose;
 use crate::image::{Digest, Image, Pulled, Puller, Reference, Store, StoreError, Verifier};
@@ -17,12 +18,16 @@ use crate::sandbox::Places;
 /// user is to a registry, its mirrors and its certificates: docs/images.md.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  ampoule pull debian\n  ampoule pull ghcr.io/user/tool:v1\n  \
+    ampoule pull --all-tags ghcr.io/user/tool\n  \
     ampoule pull --platform linux/arm64 debian@sha256:…\n  \
     ampoule pull --tls-verify=false registry.test:5000/box")]
 pub struct Args {
     /// Name of the image, with a tag or a digest
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
     image: String,
+    /// All images of the repository, by all of its tags
+    #[arg(short, long)]
+    all_tags: bool,
     /// The one for another machine, of an image for several
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
@@ -39,16 +44,33 @@ pub struct Args {
 /// Pulls the image and prints its name.
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     let name: Reference = args.image.parse()?;
-    if Reference::is_bare(&args.image) && !args.quiet {
+    if args.all_tags && !Reference::is_bare(&args.image) {
+        return Err("a tag or a digest cannot be used with --all-tags".into());
+    }
+    if !args.all_tags && Reference::is_bare(&args.image) && !args.quiet {
         say("Using default tag: latest");
     }
     let lines = if args.quiet { Lines::Hidden } else { Lines::Output };
     let named = args.verify_with.as_deref().map(std::path::absolute).transpose()?;
     let verifier = Verifier::new(named.as_deref(), Purpose::Load)?;
     let store = Store::open(&global.places().data)?.with_verifier(verifier);
-    pull(&store, &name, args.platform.clone(), &args.registry, lines)?;
-    say(&name.to_string());
-    Ok(ExitCode::SUCCESS)
+    if !args.all_tags {
+        pull(&store, &name, args.platform.clone(), &args.registry, lines)?;
+        say(&name.to_string());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let tags = tags(&args.registry.settings()?, &name)?;
+    if tags.is_empty() {
+        return Err(format!("{} has no tags", name.familiar_name()).into());
+    }
+    let tags: Vec<String> = tags.iter().map(ToString::to_string).collect();
+    // Not all of them need be images.
+    let outcome = each_or_last(&tags, |tag| {
+        pull(&store, &tag.parse()?, args.platform.clone(), &args.registry, lines)?;
+        Ok::<_, Failure>(())
+    });
+    say(&name.name());
+    outcome
 }
 
 /// When `run` and `create` pull an image.

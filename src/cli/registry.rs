@@ -1,5 +1,6 @@
 //! How the verbs that speak to a registry do that, and who the user is to it.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use super::Failure;
@@ -32,6 +33,14 @@ impl RegistryArgs {
             tls_verify: self.tls_verify,
             cert_dir: self.cert_dir.clone(),
             logins: Logins::of_environment(),
+            told: |host, time| {
+                let seconds = time.as_secs();
+                // Nobody is left to tell where standard error is closed.
+                drop(writeln!(
+                    io::stderr(),
+                    "The registry {host} wants to be asked again in {seconds} s: waiting"
+                ));
+            },
         })
     }
 }

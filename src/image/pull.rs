@@ -80,6 +80,30 @@ pub struct Pulled {
     pub new: bool,
 }
 
+/// The images that a repository has in its registry (or a mirror of that), by all of their tags.
+///
+/// # Errors
+///
+/// If nobody tells.
+pub fn tags(settings: &Settings, name: &Reference) -> Result<Vec<Reference>, PullError> {
+    let work = async {
+        let mut last = None;
+        for place in settings.sources(name)? {
+            let listed = match Endpoint::open(place, settings).await {
+                Ok(endpoint) => endpoint.tags(name).await,
+                Err(error) => Err(error),
+            };
+            match listed {
+                Ok(tags) => return Ok(tags),
+                // What the registry itself says is the last word.
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| RegistryError::Address(name.domain().to_owned())))
+    };
+    Ok(registry::block_on(work)??)
+}
+
 /// Pulls images into a store.
 #[derive(Debug)]
 pub struct Puller<'a> {

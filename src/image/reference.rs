@@ -90,6 +90,20 @@ impl Reference {
         Self { tag: None, digest: Some(digest), ..self.clone() }
     }
 
+    /// The same repository's image with this tag.
+    ///
+    /// # Errors
+    ///
+    /// If that is no tag.
+    pub fn tagged(&self, tag: &str) -> Result<Self, ReferenceError> {
+        format!("{}:{tag}", self.name()).parse::<Self>().and_then(|tagged| {
+            match tagged.tag() == Some(tag) && tagged.digest.is_none() {
+                true => Ok(tagged),
+                false => Err(ReferenceError { text: tag.to_owned(), problem: "it is no tag" }),
+            }
+        })
+    }
+
     /// Whether `text`, a reference, is a name alone, so that its tag is but the default one.
     #[must_use]
     pub fn is_bare(text: &str) -> bool {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use reqwest::header::{
     AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, WWW_AUTHENTICATE,
 };
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use super::challenge::{Challenge, token};
 use super::hosts::{Place, Settings};
 use super::logins::Secret;
+use super::patience::{Patience, Told, Verdict};
 use super::{RegistryError, said, tls};
 
 /// How long a connection may take to come, and to stand still.
@@ -38,6 +40,8 @@ pub struct Endpoint {
     secret: Option<Secret>,
     /// What proved to be right, by scope.
     known: Mutex<HashMap<String, HeaderValue>>,
+    /// Hears that it is waited for.
+    told: Told,
 }
 
 /// Makes a body, once for each time that it is sent.
@@ -92,8 +96,8 @@ impl Endpoint {
         let client = if place.plain && !place.insecure { client.no_proxy() } else { client };
         let client = client.build().map_err(|error| RegistryError::Tls(error.into()))?;
         let base = base(&place, place.scheme.unwrap_or("https"))?;
-        let known = Mutex::default();
-        let mut endpoint = Self { place, base, client, secret, known };
+        let (known, told) = (Mutex::default(), settings.told);
+        let mut endpoint = Self { place, base, client, secret, known, told };
         if endpoint.place.plain && endpoint.place.scheme.is_none() {
             endpoint.find_scheme().await?;
         }
@@ -137,8 +141,14 @@ impl Endpoint {
     ) -> Result<Response, RegistryError> {
         let mut url = call.url.clone();
         let mut asked = false;
+        let mut patience = Patience::default();
         for _ in 0..=REDIRECTS {
-            let response = self.send_once(call, &url).await?;
+            let response = loop {
+                let response = self.send_once(call, &url).await?;
+                if let Some(answer) = self.wait(response, &mut patience, &call.what).await? {
+                    break answer;
+                }
+            };
             let status = response.status();
             if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
                 url = self.redirect(&url, &response)?;
@@ -155,6 +165,36 @@ impl Endpoint {
             return Err(self.refused(call, response).await);
         }
         Err(self.protocol(format!("it leads from address to address for {}", call.what)))
+    }
+
+    /// Waits where it says that it wants to be asked later: nothing then, and else its answer.
+    async fn wait(
+        &self,
+        response: Response,
+        patience: &mut Patience,
+        what: &str,
+    ) -> Result<Option<Response>, RegistryError> {
+        match patience.judge(&response, Timestamp::now()) {
+            Verdict::Answer => Ok(Some(response)),
+            Verdict::Wait(time) => {
+                (self.told)(self.host(), time);
+                tokio::time::sleep(time).await;
+                Ok(None)
+            }
+            Verdict::TooLong(time) => {
+                let said = said(&self.words_of(response).await);
+                let (host, what) = (self.place.host.clone(), what.to_owned());
+                Err(RegistryError::Busy { host, what, seconds: time.as_secs(), said })
+            }
+        }
+    }
+
+    /// What it says about an error.
+    async fn words_of(&self, response: Response) -> String {
+        match self.read(response, ERROR_BYTES, "an error").await {
+            Ok(body) => words(&body),
+            Err(_) => String::new(),
+        }
     }
 
     async fn send_once(&self, call: &Call<'_>, url: &Url) -> Result<Response, RegistryError> {
@@ -269,7 +309,15 @@ impl Endpoint {
                 }
             }
         };
-        let response = request.send().await.map_err(|error| self.failed(error))?;
+        let mut patience = Patience::default();
+        let response = loop {
+            // All of it is in memory.
+            let again = request.try_clone().ok_or_else(|| self.protocol("a request"))?;
+            let response = again.send().await.map_err(|error| self.failed(error))?;
+            if let Some(answer) = self.wait(response, &mut patience, "a token").await? {
+                break answer;
+            }
+        };
         let status = response.status();
         let answer = self.read(response, ANSWER_BYTES, "the token").await?;
         match status {
@@ -298,10 +346,7 @@ impl Endpoint {
     /// What an error of a registry means.
     async fn refused(&self, call: &Call<'_>, response: Response) -> RegistryError {
         let status = response.status();
-        let words = match self.read(response, ERROR_BYTES, "an error").await {
-            Ok(body) => words(&body),
-            Err(_) => String::new(),
-        };
+        let words = self.words_of(response).await;
         let (host, what, said) = (self.place.host.clone(), call.what.clone(), said(&words));
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(&what, &words),

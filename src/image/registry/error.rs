@@ -58,6 +58,20 @@ pub enum RegistryError {
         /// its own words, with a colon before them
         said: String,
     },
+    /// it was asked too often, and wants to be left alone for longer than it is waited for
+    #[error(
+        "the registry {host} was asked too often for {what}: it wants to be asked again in {seconds} s{said}"
+    )]
+    Busy {
+        /// the registry
+        host: String,
+        /// what was asked for
+        what: String,
+        /// how long it wants to be left alone
+        seconds: u64,
+        /// its own words, with a colon before them
+        said: String,
+    },
     /// another status than the one that was waited for
     #[error("the registry {host} answers {status} for {what}{said}")]
     Status {

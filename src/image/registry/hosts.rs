@@ -8,6 +8,7 @@ use reqwest::Url;
 use serde::Deserialize;
 
 use super::logins::Logins;
+use super::patience::Told;
 use super::{Endpoint, RegistryError};
 use crate::image::Reference;
 
@@ -40,6 +41,8 @@ pub struct Settings {
     pub cert_dir: Option<PathBuf>,
     /// Who the user is to them.
     pub logins: Logins,
+    /// Hears which of them is waited for, because it wants to be asked later.
+    pub told: Told,
 }
 
 impl Default for Settings {
@@ -49,6 +52,7 @@ impl Default for Settings {
             tls_verify: true,
             cert_dir: None,
             logins: Logins::default(),
+            told: |_, _| {},
         }
     }
 }

@@ -20,7 +20,9 @@ mod hosts;
 mod login;
 pub mod logins;
 mod manifest;
+mod patience;
 mod platform;
+mod tags;
 mod tls;
 mod upload;
 
@@ -32,6 +34,7 @@ pub use hosts::{Registries, RegistryConfig, Settings, registry_of};
 pub use login::check_login;
 pub use logins::{LoginError, Logins};
 pub use manifest::Manifest;
+pub use patience::Told;
 pub use platform::{Platform, PlatformError};
 pub use upload::Sent;
 pub(super) use upload::Source;

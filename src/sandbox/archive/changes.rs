@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 
+use ampoule_protocol::archive::MOUNT_POINTS;
+
 use super::ArchiveError;
 use crate::image::limits::{Budget, PATH_BYTES};
 use crate::image::tree::clean;
@@ -28,21 +30,6 @@ impl Change {
         }
     }
 }
-
-/// Places that the sandbox makes in a root file system to mount something there; docker does not tell of them
-/// either.
-const MOUNT_POINTS: [&str; 10] = [
-    "/dev",
-    "/dev/console",
-    "/dev/pts",
-    "/dev/shm",
-    "/etc/hostname",
-    "/etc/hosts",
-    "/etc/mtab",
-    "/etc/resolv.conf",
-    "/proc",
-    "/sys",
-];
 
 /// Takes what an agent tells: changes by path, in order. The directory of what was added or deleted is changed.
 pub fn take(
@@ -73,6 +60,7 @@ pub fn take(
         let (name, parent) = parts.split_last().ok_or(ArchiveError::Changes)?;
         let parent = parent.iter().flat_map(|part| [b"/", *part].concat()).collect::<Vec<_>>();
         let path = [&parent, &b"/"[..], name].concat();
+        // docker does not tell of them either.
         if MOUNT_POINTS.iter().any(|point| point.as_bytes() == path) {
             continue;
         }

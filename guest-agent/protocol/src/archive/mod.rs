@@ -16,6 +16,21 @@ pub mod pack;
 pub mod place;
 pub mod walk;
 
+/// Places that a sandbox makes in a root file system to mount something there: no change that a container has
+/// made.
+pub const MOUNT_POINTS: [&str; 10] = [
+    "/dev",
+    "/dev/console",
+    "/dev/pts",
+    "/dev/shm",
+    "/etc/hostname",
+    "/etc/hosts",
+    "/etc/mtab",
+    "/etc/resolv.conf",
+    "/proc",
+    "/sys",
+];
+
 pub use chunks::{ChunkReader, ChunkWriter};
 pub use entry::{Entry, Extended, Kind};
 pub use pack::{Contents, Owners, PackError, Packer};

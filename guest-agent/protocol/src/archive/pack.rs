@@ -6,10 +6,12 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
+use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::readlinkat;
-use nix::sys::stat::{FileStat, SFlag, fstat, major, minor};
+use nix::fcntl::{OFlag, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, major, minor};
 
+use super::MOUNT_POINTS;
 use super::entry::{Entry, Kind};
 use super::walk::{Found, WalkError, kind, lossy, walk};
 
@@ -100,7 +102,7 @@ impl<W: Write> Packer<W> {
         let failed =
             |errno: Errno| PackError::File { path: lossy(found.path), source: errno.into() };
         let is_layer = self.contents == Contents::Layer;
-        if is_layer && last(found.path).starts_with(WHITEOUT) {
+        if is_layer && (last(found.path).starts_with(WHITEOUT) || is_mount_point(found)) {
             return Ok(());
         }
         let device = || device(&found.stat);
@@ -241,6 +243,28 @@ fn value(
     Ok(buffer.get(..length).unwrap_or_default().to_vec())
 }
 
+/// Whether this is in an overlay's upper directory for something to be mounted on it: an image that had it is
+/// below, and what containers write there goes to what is mounted. So it is empty.
+fn is_mount_point(found: &Found<'_>) -> bool {
+    let is_it = |point: &&str| point.as_bytes().strip_prefix(b"/") == Some(found.path);
+    if !MOUNT_POINTS.iter().any(is_it) {
+        return false;
+    }
+    match found.directory {
+        Some(directory) => !is_opaque(directory) && is_empty(directory),
+        None => found.kind() == SFlag::S_IFREG && found.stat.st_size == 0,
+    }
+}
+
+/// What cannot be looked into may hold something.
+fn is_empty(directory: &OwnedFd) -> bool {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let own = |name: &[u8]| matches!(name, b"." | b"..");
+    Dir::openat(directory, ".", flags, Mode::empty()).is_ok_and(|entries| {
+        entries.into_iter().all(|entry| entry.is_ok_and(|entry| own(entry.file_name().to_bytes())))
+    })
+}
+
 /// Whether nothing of the layers below is in a directory of an overlay's upper one.
 pub fn is_opaque(directory: &impl AsFd) -> bool {
     let mut mark = [0u8; 1];
@@ -255,4 +279,56 @@ fn device(stat: &FileStat) -> (u32, u32) {
 
 fn last(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Names of what is packed of a directory.
+    fn packed(top: &Path, contents: Contents) -> Vec<String> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let opened = nix::fcntl::open(top, flags, Mode::empty()).unwrap();
+        let mut packer = Packer::new(Vec::new(), contents, Owners::Kept);
+        packer.tree(opened, b".".to_vec()).unwrap();
+        let archive = packer.finish().unwrap();
+        let mut archive = tar::Archive::new(archive.as_slice());
+        let entries = archive.entries().unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+            .map(|name| name.trim_end_matches('/').to_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_layer_is_without_what_was_made_to_mount_something_on() {
+        let top = tempfile::tempdir().unwrap();
+        let path = |name: &str| top.path().join(name);
+        for directory in ["dev", "proc", "sys", "etc", "srv/proc"] {
+            fs::create_dir_all(path(directory)).unwrap();
+        }
+        for file in ["etc/hosts", "etc/hostname", "etc/resolv.conf", "etc/other", "hosts"] {
+            fs::write(path(file), "").unwrap();
+        }
+        assert_eq!(
+            packed(top.path(), Contents::Layer),
+            [".", "etc", "etc/other", "hosts", "srv", "srv/proc"]
+        );
+        assert!(packed(top.path(), Contents::Files).contains(&"etc/hosts".to_owned()));
+        // What is not empty is nobody's mount point.
+        fs::write(path("etc/hosts"), "127.0.0.1 localhost").unwrap();
+        fs::write(path("sys/own"), "").unwrap();
+        fs::remove_file(path("etc/resolv.conf")).unwrap();
+        symlink("/run/resolv.conf", path("etc/resolv.conf")).unwrap();
+        let all = packed(top.path(), Contents::Layer);
+        for name in ["etc/hosts", "etc/resolv.conf", "sys", "sys/own"] {
+            assert!(all.contains(&name.to_owned()), "{name}: {all:?}");
+        }
+    }
 }

@@ -4,21 +4,22 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use inotify::{Inotify, WatchMask};
 use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::arguments::{Filters, moment};
+use super::format::Format;
 use super::{Failure, Global};
 use crate::sandbox::events::{Event, EventReader};
 
 /// Print what happens to containers as it happens
 ///
-/// Without --since what is to come. `die` tells the exit code.
+/// Without --since what is to come. `die` tells the exit code, as `exec_die` does of a program of `exec`.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:\n  ampoule events --since 10m --filter event=die\n  \
-    ampoule events --format json")]
+    ampoule events --format json\n  ampoule events --format '{{.Action}} {{.Actor.Attributes.name}}'")]
 pub struct Args {
     /// Begin with what happened at this time (2026-01-02T15:04:05Z, Unix seconds) or so long ago (10m)
     #[arg(long, value_name = "TIME", value_parser = moment)]
@@ -29,15 +30,9 @@ pub struct Args {
     /// Only what matches: container=, event=, image=
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     filters: Vec<String>,
-    /// Form of the events; json is one object a line
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    /// How to show them: text, json (an object a line), or a template such as {{.Action}}
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// Runs the verb.
@@ -61,7 +56,7 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
                 return Ok(ExitCode::SUCCESS);
             }
             if time >= since && is_wanted(&event, &filters) {
-                print(&event, time, args.format)?;
+                print(&event, time, &args.format)?;
             }
         }
         let left = match args.until {
@@ -86,25 +81,24 @@ fn is_wanted(event: &Event, filters: &Filters) -> bool {
     let name = event.actor.attributes.get("name");
     filters.all("container", |wanted| {
         name.is_some_and(|name| name == wanted) || wanted.len() >= 4 && event.id.starts_with(wanted)
-    }) && filters.all("event", |wanted| event.action == wanted)
+    }) && filters.all("event", |wanted| event.action == wanted || event.word() == wanted)
         && filters.all("image", |wanted| event.from == wanted)
 }
 
-fn print(event: &Event, time: Timestamp, format: Format) -> io::Result<()> {
-    let line = match format {
-        Format::Json => serde_json::to_string(event)?,
-        Format::Text => {
-            let attributes: Vec<String> = event
-                .actor
-                .attributes
-                .iter()
-                .map(|(key, value)| format!("{key}={value}"))
-                .collect();
-            let attributes = attributes.join(", ");
-            format!("{time} {} {} {} ({attributes})", event.kind, event.action, event.id)
-        }
+fn print(event: &Event, time: Timestamp, format: &Format) -> Result<(), Failure> {
+    let line = match format.one(event)? {
+        Some(line) => line,
+        None => text(event, time),
     };
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
-    out.flush()
+    Ok(out.flush()?)
+}
+
+/// One line, whatever a command line has in it.
+fn text(event: &Event, time: Timestamp) -> String {
+    let attributes = event.actor.attributes.iter().map(|(key, value)| format!("{key}={value}"));
+    let attributes = attributes.collect::<Vec<_>>().join(", ");
+    let line = format!("{time} {} {} {} ({attributes})", event.kind, event.action, event.id);
+    line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

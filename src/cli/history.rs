@@ -7,8 +7,8 @@ use oci_spec::image::History;
 use serde::Serialize;
 
 use super::age::age;
+use super::format::{Format, List};
 use super::size;
-use super::table::Table;
 use super::{Failure, Global};
 use crate::image::{Image, Store};
 
@@ -17,6 +17,8 @@ const WIDTH: usize = 45;
 
 /// Show how an image was built, the last step first
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ampoule history debian\n  \
+    ampoule history --no-trunc --format '{{.Size}} {{.CreatedBy}}' debian")]
 pub struct Args {
     /// Show commands in full
     #[arg(long)]
@@ -24,13 +26,25 @@ pub struct Args {
     /// Show ids alone
     #[arg(short, long)]
     quiet: bool,
-    /// How to show it
-    #[arg(long, value_enum, default_value_t = super::image::ls::Format::Table)]
-    format: super::image::ls::Format,
+    /// How to show it: table, json (an object a line), or a template such as {{.CreatedBy}}
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: Format,
     /// Name or id of the image
     #[arg(value_name = "IMAGE")]
     image: String,
 }
+
+const LIST: List = List {
+    fields: &[
+        ("ID", "IMAGE"),
+        ("CreatedSince", "CREATED"),
+        ("CreatedAt", "CREATED AT"),
+        ("CreatedBy", "CREATED BY"),
+        ("Size", "SIZE"),
+        ("Comment", "COMMENT"),
+    ],
+    columns: &["ID", "CreatedSince", "CreatedBy", "Size", "Comment"],
+};
 
 /// A step, with docker's names for its parts.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -53,17 +67,7 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
         rows.iter().for_each(|row| println!("{}", row.id));
         return Ok(ExitCode::SUCCESS);
     }
-    if args.format == super::image::ls::Format::Json {
-        for row in rows {
-            println!("{}", serde_json::to_string(&row)?);
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
-    let mut table = Table::new(&["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"]);
-    for row in rows {
-        table.row([row.id, row.created_since, row.created_by, row.size, row.comment]);
-    }
-    print!("{table}");
+    print!("{}", args.format.list(&LIST, &rows)?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -18,6 +18,7 @@ mod doctor;
 mod events;
 mod exec;
 mod fork;
+mod format;
 mod history;
 mod image;
 mod import;

@@ -2,18 +2,18 @@
 
 use std::process::ExitCode;
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use serde_json::json;
+use serde::Serialize;
 
 use super::age::age;
 use super::arguments::Filters;
+use super::format::{Format, List};
 use super::port;
-use super::table::Table;
 use super::{Failure, Global};
 use crate::network::firewall::Published;
 use crate::report::chain;
-use crate::sandbox::mounts::MountPoint;
+use crate::sandbox::mounts::{MountKind, MountPoint};
 use crate::sandbox::{Entry, Options, Registry, State, Status, health};
 
 /// What a list can be filtered by.
@@ -36,6 +36,7 @@ const FILTERS: [&str; 13] = [
 /// List containers
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:\n  ampoule ps -a --filter status=exited --format json\n  \
+    ampoule ps --format 'table {{.Names}}\\t{{.Status}}\\t{{.Ports}}'\n  \
     ampoule start $(ampoule ps -aq --filter restart-policy=always)")]
 pub struct Args {
     /// Those that do not run too
@@ -57,16 +58,29 @@ pub struct Args {
     /// Whole ids and commands
     #[arg(long)]
     no_trunc: bool,
-    /// Form of the list; json is one object a line
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    /// How to show them: table, json (an object a line), or a template such as {{.Names}}
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
-}
+const LIST: List = List {
+    fields: &[
+        ("ID", "CONTAINER ID"),
+        ("Image", "IMAGE"),
+        ("Command", "COMMAND"),
+        ("CreatedAt", "CREATED AT"),
+        ("RunningFor", "CREATED"),
+        ("Ports", "PORTS"),
+        ("State", "STATE"),
+        ("Status", "STATUS"),
+        ("Names", "NAMES"),
+        ("Labels", "LABELS"),
+        ("Mounts", "MOUNTS"),
+        ("LocalVolumes", "LOCAL VOLUMES"),
+        ("Networks", "NETWORKS"),
+    ],
+    columns: &["ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"],
+};
 
 /// Runs the verb.
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
@@ -86,33 +100,11 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     // Newest first, as docker.
     entries.reverse();
     entries.truncate(last.unwrap_or(usize::MAX));
-    let rows = entries.iter().map(|entry| Row::of(entry, args.no_trunc));
+    let rows: Vec<Row> = entries.iter().map(|entry| Row::of(entry, args.no_trunc)).collect();
     if args.quiet {
-        rows.for_each(|row| println!("{}", row.id));
-    } else if args.format == Format::Json {
-        rows.for_each(|row| println!("{}", row.json()));
+        rows.iter().for_each(|row| println!("{}", row.id));
     } else {
-        let mut table = Table::new(&[
-            "CONTAINER ID",
-            "IMAGE",
-            "COMMAND",
-            "CREATED",
-            "STATUS",
-            "PORTS",
-            "NAMES",
-        ]);
-        rows.for_each(|row| {
-            table.row([
-                row.id,
-                row.image,
-                row.command,
-                row.created,
-                row.status,
-                row.ports,
-                row.name,
-            ]);
-        });
-        print!("{table}");
+        print!("{}", args.format.list(&LIST, &rows)?);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -174,16 +166,23 @@ fn verdict(entry: &Entry) -> Option<&'static str> {
 }
 
 /// A container in the words of docker's list.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
 struct Row {
+    #[serde(rename = "ID")]
     id: String,
     image: String,
     command: String,
-    created: String,
+    created_at: String,
+    running_for: String,
+    ports: String,
     state: Status,
     status: String,
-    ports: String,
+    names: String,
+    labels: String,
+    mounts: String,
+    local_volumes: String,
     networks: String,
-    name: String,
 }
 
 impl Row {
@@ -216,25 +215,34 @@ impl Row {
                 ago(state.finished.unwrap_or(state.created))
             ),
         };
+        let options = entry.record().map(|record| record.options).unwrap_or_default();
+        let labels = options.labels.iter().map(|(key, value)| format!("{key}={value}"));
+        let mounts: Vec<String> = options.mounts.iter().filter_map(mounted).collect();
+        let volumes = options.mounts.iter().filter(|mount| mount.volume().is_some()).count();
         Self {
             id: if whole { state.id.clone() } else { state.short_id().to_owned() },
             image: state.image.clone(),
             command: format!("{:?}", if whole { command } else { shorten(&command) }),
-            created: format!("{} ago", ago(state.created)),
+            created_at: state.created.to_string(),
+            running_for: format!("{} ago", ago(state.created)),
+            ports: ports(state),
             state: state.status,
             status,
-            ports: ports(state),
-            networks: networks(entry),
-            name: state.name.clone(),
+            names: state.name.clone(),
+            labels: labels.collect::<Vec<_>>().join(","),
+            mounts: mounts.join(","),
+            local_volumes: volumes.to_string(),
+            networks: options.network.mode.names().join(","),
         }
     }
+}
 
-    fn json(&self) -> serde_json::Value {
-        json!({
-            "ID": self.id, "Image": self.image, "Command": self.command,
-            "RunningFor": self.created, "State": self.state, "Status": self.status,
-            "Ports": self.ports, "Networks": self.networks, "Names": self.name,
-        })
+/// A volume's name, or the path that is mounted; what is in memory has none.
+fn mounted(mount: &MountPoint) -> Option<String> {
+    match &mount.kind {
+        MountKind::Bind { source, .. } => Some(source.display().to_string()),
+        MountKind::Volume { name, .. } => Some(name.clone()),
+        MountKind::Tmpfs { .. } => None,
     }
 }
 
@@ -245,10 +253,6 @@ fn ports(state: &State) -> String {
     }
     let told = |p: &Published| format!("{}->{}/{}", port::host(p), p.container_port, p.protocol);
     port::published(state).iter().map(told).collect::<Vec<_>>().join(", ")
-}
-
-fn networks(entry: &Entry) -> String {
-    entry.record().map(|record| record.options.network.mode.names().join(",")).unwrap_or_default()
 }
 
 /// docker's 20 columns.

@@ -6,12 +6,12 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use serde::Serialize;
 
-use super::table::Table;
+use super::format::{Format, FormatError, List};
 use super::{Failure, Global, size};
 use crate::sandbox::stats::{Memory, Usage, usage};
 use crate::sandbox::{Entry, Registry, RegistryError, Status};
@@ -26,6 +26,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// and KEEPER what the processes themselves take. The limit is the guest's memory size. PIDS counts
 /// the threads of both processes, not those inside the guest.
 #[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  ampoule stats\n  ampoule stats --no-stream --format json web\n  \
+    ampoule stats --format '{{.Name}}: {{.MemUsage}}'"
+)]
 pub struct Args {
     /// Those that do not run too
     #[arg(short, long)]
@@ -33,18 +37,36 @@ pub struct Args {
     /// Show them once
     #[arg(long)]
     no_stream: bool,
-    /// Form of the list; json is one object a line, with sizes in bytes beside docker's fields
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    /// How to show them: table, json (an object a line, with sizes in bytes beside docker's fields), or a
+    /// template such as {{.Name}}
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
     /// Containers, by name or id; all that run where none is given
     containers: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
-}
+const LIST: List = List {
+    fields: &[
+        ("ID", "CONTAINER ID"),
+        ("Container", "CONTAINER"),
+        ("Name", "NAME"),
+        ("CPUPerc", "CPU %"),
+        ("MemUsage", "MEM USAGE / LIMIT"),
+        ("MemPerc", "MEM %"),
+        ("NetIO", "NET I/O"),
+        ("BlockIO", "BLOCK I/O"),
+        ("PIDs", "PIDS"),
+        ("Guest", "GUEST"),
+        ("Monitor", "MONITOR"),
+        ("Keeper", "KEEPER"),
+        ("Private", "PRIVATE"),
+        ("Shared", "SHARED"),
+    ],
+    columns: &[
+        "ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "Guest", "Monitor", "Keeper", "Private",
+        "Shared", "PIDs",
+    ],
+};
 
 /// Runs the verb.
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
@@ -55,16 +77,17 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     let mut clocks = Clocks::default();
     // CPU use is what changes between two looks: the first shows nothing.
     look(args, &registry, &mut clocks)?;
-    let screen = args.format == Format::Table && !args.no_stream && io::stdout().is_terminal();
+    let json = matches!(args.format, Format::Json);
+    let screen = !json && !args.no_stream && io::stdout().is_terminal();
     if screen {
         print!("\x1b[2J");
     }
     loop {
         timer.wait()?;
         let rows = look(args, &registry, &mut clocks)?;
-        let text = match args.format {
-            Format::Table => table(&rows),
-            Format::Json => json(&rows)?,
+        let text = match json {
+            true => args.format.list(&LIST, &rows)?,
+            false => words(&args.format, &rows)?,
         };
         let mut stdout = io::stdout().lock();
         stdout.write_all(if screen { over(&text) } else { text }.as_bytes())?;
@@ -179,39 +202,50 @@ fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 * 100.0 }
 }
 
-fn table(rows: &[Row]) -> String {
-    let mut table = Table::new(&[
-        "CONTAINER ID",
-        "NAME",
-        "CPU %",
-        "MEM USAGE / LIMIT",
-        "MEM %",
-        "GUEST",
-        "MONITOR",
-        "KEEPER",
-        "PRIVATE",
-        "SHARED",
-        "PIDS",
-    ]);
-    for row in rows {
-        let [id, name, cpu, memory, part, pids] =
-            [&row.id, &row.name, &row.cpu, &row.mem_usage, &row.mem_perc, &row.pids]
-                .map(Clone::clone);
-        let [guest, monitor, keeper] =
-            [row.guest, row.monitor, row.keeper].map(|part| size::binary(part.pss));
-        let [private, shared] = [row.total.private, row.total.shared].map(size::binary);
-        table.row([id, name, cpu, memory, part, guest, monitor, keeper, private, shared, pids]);
-    }
-    table.to_string()
+/// A container in words alone.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Words<'a> {
+    #[serde(rename = "ID")]
+    id: &'a str,
+    container: &'a str,
+    name: &'a str,
+    #[serde(rename = "CPUPerc")]
+    cpu: &'a str,
+    mem_usage: &'a str,
+    mem_perc: &'a str,
+    /// What is not counted, as docker has it.
+    #[serde(rename = "NetIO")]
+    net: &'static str,
+    #[serde(rename = "BlockIO")]
+    block: &'static str,
+    #[serde(rename = "PIDs")]
+    pids: &'a str,
+    guest: String,
+    monitor: String,
+    keeper: String,
+    private: String,
+    shared: String,
 }
 
-fn json(rows: &[Row]) -> Result<String, serde_json::Error> {
-    let mut text = String::new();
-    for row in rows {
-        text.push_str(&serde_json::to_string(row)?);
-        text.push('\n');
-    }
-    Ok(text)
+fn words(format: &Format, rows: &[Row]) -> Result<String, FormatError> {
+    let words = rows.iter().map(|row| Words {
+        id: &row.id,
+        container: &row.container,
+        name: &row.name,
+        cpu: &row.cpu,
+        mem_usage: &row.mem_usage,
+        mem_perc: &row.mem_perc,
+        net: "--",
+        block: "--",
+        pids: &row.pids,
+        guest: size::binary(row.guest.pss),
+        monitor: size::binary(row.monitor.pss),
+        keeper: size::binary(row.keeper.pss),
+        private: size::binary(row.total.private),
+        shared: size::binary(row.total.shared),
+    });
+    format.list(&LIST, &words.collect::<Vec<_>>())
 }
 
 /// The text over what the terminal shows, without a flicker: every line is cleared behind its end,

@@ -59,6 +59,11 @@ pub struct Actor {
 }
 
 impl Event {
+    /// The action alone: `exec_start` of `exec_start: sh -c true`.
+    pub fn word(&self) -> &str {
+        self.action.split(':').next().unwrap_or_default()
+    }
+
     /// Something that happens to a container now.
     pub fn new(action: &str, state: &State, more: &[(&str, String)]) -> Self {
         let now = Timestamp::now();
@@ -196,6 +201,13 @@ mod tests {
         assert_eq!(reader.read().unwrap(), None);
         tell(&places, "die", &state(), &[("exitCode", "3".into())]);
         assert_eq!(reader.read().unwrap().unwrap().actor.attributes["exitCode"], "3");
+    }
+
+    #[test]
+    fn an_action_is_told_by_its_word() {
+        let word = |action| Event::new(action, &state(), &[]).word().to_owned();
+        assert_eq!(word("exec_create: sh -c 'a: b'"), "exec_create");
+        assert_eq!(word("die"), "die");
     }
 
     #[test]

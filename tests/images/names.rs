@@ -77,3 +77,24 @@ fn an_unknown_image_is_named_and_does_not_keep_the_others() {
     assert!(done.stdout.contains("Untagged: box:1"), "{done:?}");
     assert_eq!(lab.ampoule.ok(&["image", "ls", "-q"]), "");
 }
+
+#[test]
+fn images_are_shown_as_a_template_says() {
+    let lab = Lab::new();
+    lab.load(&lab.small("box:1")).gives(0, "Loaded image: box:1\n");
+    let shown = |args: &[&str]| lab.ampoule.ok(args);
+    let format = "{{.Repository}}:{{.Tag}} {{len .ID}}";
+    assert_eq!(shown(&["image", "ls", "--format", format]), "box:1 12\n");
+    let format = "table {{.Repository}}\\t{{.Tag}}";
+    assert_eq!(shown(&["images", "--format", format]), "REPOSITORY   TAG\nbox          1\n");
+    let inspected = |format| shown(&["image", "inspect", "-f", format, "box:1"]);
+    assert_eq!(inspected("{{join .RepoTags \",\"}} {{.Os}}"), "box:1 linux\n");
+    assert_eq!(inspected("{{eq .ID .Id}} {{slice .ID 0 7}}"), "true sha256:\n");
+    for (format, words) in [
+        ("{{.Repo}}", "there is no field Repo: there are CreatedAt, CreatedSince, Digest, ID,"),
+        ("{{.Tag", "format:1:"),
+        ("tabel", "is no format"),
+    ] {
+        lab.ampoule.output(&["image", "ls", "--format", format]).fails(125, &[words]);
+    }
+}

@@ -5,24 +5,21 @@ use std::process::ExitCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::super::format::Format;
 use super::super::{Failure, Global, report};
 use crate::image::{Image, Reference, Store};
 
 /// Show all that is known of images, as JSON
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ampoule image inspect debian\n  \
+    ampoule image inspect -f '{{json .Config.Env}}' debian")]
 pub struct Args {
-    /// json: one object a line, instead of an array
-    #[arg(short, long, value_enum)]
-    format: Option<Format>,
+    /// How to show them: json (an object a line), or a template such as {{.Size}}; an array where nothing is asked
+    #[arg(short, long, value_name = "FORMAT", default_value = "", hide_default_value = true)]
+    format: Format,
     /// Names, ids, starts of ids or digests
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// one JSON object a line
-    Json,
 }
 
 /// An image, with docker's names for its parts, in docker's order.
@@ -64,14 +61,7 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
             }
         }
     }
-    match args.format {
-        Some(Format::Json) => {
-            for image in &found {
-                println!("{}", serde_json::to_string(image)?);
-            }
-        }
-        None => println!("{}", serde_json::to_string_pretty(&found)?),
-    }
+    print!("{}", args.format.inspect(&found)?);
     failed.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
 }
 

@@ -7,13 +7,15 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::super::age::age;
+use super::super::format::{Format, List};
 use super::super::size;
-use super::super::table::Table;
 use super::super::{Failure, Global};
 use crate::image::{Image, Reference, Store};
 
 /// List images.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ampoule image ls --digests\n  \
+    ampoule image ls --filter 'reference=ghcr.io/*/*' --format '{{.Repository}}:{{.Tag}} {{.Size}}'")]
 pub struct Args {
     /// Show ids alone
     #[arg(short, long)]
@@ -27,18 +29,26 @@ pub struct Args {
     /// Show those alone that fit: dangling=true|false, reference=PATTERN (* and ? stand for others)
     #[arg(short, long, value_name = "FILTER")]
     filter: Vec<Filter>,
-    /// How to show them
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    /// How to show them: table, json (an object a line), or a template such as {{.Repository}}
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// a table
-    Table,
-    /// one JSON object a line
-    Json,
-}
+const LIST: List = List {
+    fields: &[
+        ("Repository", "REPOSITORY"),
+        ("Tag", "TAG"),
+        ("Digest", "DIGEST"),
+        ("ID", "IMAGE ID"),
+        ("CreatedSince", "CREATED"),
+        ("CreatedAt", "CREATED AT"),
+        ("Size", "SIZE"),
+    ],
+    columns: &["Repository", "Tag", "ID", "CreatedSince", "Size"],
+};
+
+const WITH_DIGESTS: List =
+    List { columns: &["Repository", "Tag", "Digest", "ID", "CreatedSince", "Size"], ..LIST };
 
 /// A line of the list, with docker's names for its parts.
 #[derive(Debug, Serialize)]
@@ -69,14 +79,8 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    match args.format {
-        Format::Json => {
-            for row in rows {
-                println!("{}", serde_json::to_string(&row)?);
-            }
-        }
-        Format::Table => print!("{}", table(&rows, args.digests)),
-    }
+    let list = if args.digests { WITH_DIGESTS } else { LIST };
+    print!("{}", args.format.list(&list, &rows)?);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -179,22 +183,6 @@ impl Filter {
     }
 }
 
-fn table(rows: &[Row], digests: bool) -> Table {
-    let mut headings = vec!["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
-    if digests {
-        headings.insert(2, "DIGEST");
-    }
-    let mut table = Table::new(&headings);
-    for row in rows {
-        let mut cells = vec![&row.repository, &row.tag, &row.id, &row.created_since, &row.size];
-        if digests {
-            cells.insert(2, &row.digest);
-        }
-        table.row(cells.into_iter().cloned());
-    }
-    table
-}
-
 /// How long ago `then` was, in docker's words.
 fn since(then: Timestamp, now: Timestamp) -> String {
     format!("{} ago", age(now.duration_since(then)))
@@ -250,6 +238,6 @@ mod tests {
         };
         let expected = "REPOSITORY   TAG      IMAGE ID       CREATED       SIZE\n\
                         busybox      latest   0123456789ab   2 weeks ago   4.26MB\n";
-        assert_eq!(table(&[row], false).to_string(), expected);
+        assert_eq!(Format::Plain.list(&LIST, &[row]).unwrap(), expected);
     }
 }

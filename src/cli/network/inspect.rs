@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args as ClapArgs;
 use serde_json::{Map, Value, json};
 
+use super::super::format::Format;
 use super::super::{Failure, Global, each_or_last};
 use super::store;
 use crate::network::bridge::{BridgeError, Network, NetworkStore, Subnet, port};
@@ -12,8 +13,12 @@ use crate::sandbox::Registry;
 
 /// Show what is known of networks, as JSON in docker's words
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Example:\n  ampoule network inspect front | jq '.[0].Containers'")]
+#[command(after_help = "Examples:\n  ampoule network inspect front | jq '.[0].Containers'\n  \
+    ampoule network inspect -f '{{range .IPAM.Config}}{{.Subnet}} {{end}}' front")]
 pub struct Args {
+    /// How to show them: json (an object a line), or a template such as {{.Id}}; an array where nothing is asked
+    #[arg(short, long, value_name = "FORMAT", default_value = "", hide_default_value = true)]
+    format: Format,
     /// Networks
     #[arg(required = true)]
     networks: Vec<String>,
@@ -28,7 +33,7 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
         found.push(told(&store, &registry, &store.get(name)?)?);
         Ok::<_, BridgeError>(())
     });
-    println!("{}", serde_json::to_string_pretty(&found)?);
+    print!("{}", args.format.inspect(&found)?);
     outcome
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::super::table::Table;
+use super::super::format::{Format, List};
 use super::super::{Failure, Global};
 use super::{Filter, filter, fits, store};
 use crate::network::bridge::Network;
@@ -13,7 +13,7 @@ use crate::network::bridge::Network;
 /// List networks; the default one, bridge, is there when a container has been on it
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:\n  ampoule network ls\n  \
-    ampoule network ls -q --filter label=tier=web")]
+    ampoule network ls -q --filter label=tier=web\n  ampoule network ls --format '{{.Name}} {{.ID}}'")]
 pub struct Args {
     /// Show ids alone
     #[arg(short, long)]
@@ -24,18 +24,25 @@ pub struct Args {
     /// Only those that fit: name=PART, id=BEGINNING, driver=bridge, label=KEY[=VALUE]
     #[arg(short, long = "filter", value_name = "KEY=VALUE", value_parser = filter)]
     filters: Vec<Filter>,
-    /// How to show them
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    /// How to show them: table, json (an object a line), or a template such as {{.Name}}
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// a table
-    Table,
-    /// one JSON object a line
-    Json,
-}
+const LIST: List = List {
+    fields: &[
+        ("ID", "NETWORK ID"),
+        ("Name", "NAME"),
+        ("Driver", "DRIVER"),
+        ("Scope", "SCOPE"),
+        ("IPv4", "IPV4"),
+        ("IPv6", "IPV6"),
+        ("Internal", "INTERNAL"),
+        ("Labels", "LABELS"),
+        ("CreatedAt", "CREATED AT"),
+    ],
+    columns: &["ID", "Name", "Driver", "Scope"],
+};
 
 /// A line of the list, with docker's names for its parts.
 #[derive(Debug, Serialize)]
@@ -46,6 +53,8 @@ struct Row {
     driver: &'static str,
     #[serde(rename = "ID")]
     id: String,
+    #[serde(rename = "IPv4")]
+    ipv4: &'static str,
     #[serde(rename = "IPv6")]
     ipv6: String,
     #[serde(rename = "Internal")]
@@ -66,6 +75,7 @@ impl Row {
             created_at: network.created.to_string(),
             driver: "bridge",
             id: if whole { network.id.clone() } else { network.short_id().to_owned() },
+            ipv4: "true",
             ipv6: network.gateways().any(|gateway| gateway.is_ipv6()).to_string(),
             internal: network.internal.to_string(),
             labels: labels.join(","),
@@ -79,24 +89,11 @@ impl Row {
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     let mut networks = store(global)?.list()?;
     networks.retain(|network| fits(&args.filters, network));
-    let rows = networks.iter().map(|network| Row::of(network, args.no_trunc));
+    let rows: Vec<Row> = networks.iter().map(|network| Row::of(network, args.no_trunc)).collect();
     if args.quiet {
-        rows.for_each(|row| println!("{}", row.id));
+        rows.iter().for_each(|row| println!("{}", row.id));
         return Ok(ExitCode::SUCCESS);
     }
-    match args.format {
-        Format::Json => {
-            for row in rows {
-                println!("{}", serde_json::to_string(&row)?);
-            }
-        }
-        Format::Table => {
-            let mut table = Table::new(&["NETWORK ID", "NAME", "DRIVER", "SCOPE"]);
-            rows.for_each(|row| {
-                table.row([row.id, row.name, row.driver.to_owned(), row.scope.to_owned()]);
-            });
-            print!("{table}");
-        }
-    }
+    print!("{}", args.format.list(&LIST, &rows)?);
     Ok(ExitCode::SUCCESS)
 }

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use serde_json::json;
 
+use super::super::format::{Format, List};
 use super::super::occupied::occupied;
-use super::super::table::Table;
 use super::super::{Failure, Global, size};
 use crate::build;
 use crate::image::Store;
@@ -20,17 +20,24 @@ use crate::volume::VolumeStore;
 /// what belongs to no container, and containers that do not run. Layers that images share are counted
 /// once.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  ampoule system df\n  \
+    ampoule system df --format '{{.Type}}: {{.Reclaimable}}'")]
 pub struct Args {
-    /// Form of the list; json is one object a line, with sizes in bytes
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    /// How to show it: table, json (an object a line, with sizes in bytes), or a template such as {{.Type}}
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
-}
+const LIST: List = List {
+    fields: &[
+        ("Type", "TYPE"),
+        ("TotalCount", "TOTAL"),
+        ("Active", "ACTIVE"),
+        ("Size", "SIZE"),
+        ("Reclaimable", "RECLAIMABLE"),
+    ],
+    columns: &["Type", "TotalCount", "Active", "Size", "Reclaimable"],
+};
 
 struct Row {
     kind: &'static str,
@@ -42,28 +49,29 @@ struct Row {
 
 /// Runs the verb.
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
-    let rows = rows(global)?;
-    if args.format == Format::Json {
-        for row in rows {
-            let Row { kind, total, active, bytes, reclaimable } = row;
-            let told = json!({
-                "Type": kind, "TotalCount": total, "Active": active, "Size": bytes,
-                "Reclaimable": reclaimable,
-            });
-            println!("{told}");
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
-    let mut table = Table::new(&["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"]);
-    for row in rows {
-        // Of nothing there is no share.
-        let share = row.reclaimable.saturating_mul(100).checked_div(row.bytes).unwrap_or(0);
-        let reclaimable = format!("{} ({share}%)", size::decimal(row.reclaimable));
-        let (total, active) = (row.total.to_string(), row.active.to_string());
-        table.row([row.kind.to_owned(), total, active, size::decimal(row.bytes), reclaimable]);
-    }
-    print!("{table}");
+    let bytes = matches!(args.format, Format::Json);
+    let told = |row: &Row| {
+        let Row { kind, total, active, .. } = row;
+        let (size, reclaimable) = match bytes {
+            true => (json!(row.bytes), json!(row.reclaimable)),
+            false => (json!(size::decimal(row.bytes)), json!(row.reclaimable_in_words())),
+        };
+        json!({
+            "Type": kind, "TotalCount": total, "Active": active, "Size": size,
+            "Reclaimable": reclaimable,
+        })
+    };
+    let rows: Vec<_> = rows(global)?.iter().map(told).collect();
+    print!("{}", args.format.list(&LIST, &rows)?);
     Ok(ExitCode::SUCCESS)
+}
+
+impl Row {
+    fn reclaimable_in_words(&self) -> String {
+        // Of nothing there is no share.
+        let share = self.reclaimable.saturating_mul(100).checked_div(self.bytes).unwrap_or(0);
+        format!("{} ({share}%)", size::decimal(self.reclaimable))
+    }
 }
 
 fn rows(global: &Global) -> Result<Vec<Row>, Failure> {

@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
+use super::super::format::Format;
 use super::super::{Failure, Global};
 use crate::image::Store;
 use crate::sandbox::guest::GuestFiles;
@@ -12,23 +13,19 @@ use crate::sandbox::{Registry, Status};
 
 /// Print what this ampoule is, where it keeps things, and what the host is
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  ampoule system info\n  \
+    ampoule system info -f '{{.ServerVersion}} {{.KernelVersion}}'")]
 pub struct Args {
-    /// Form of it
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    /// How to show it: text, json (an object in a line), or a template such as {{.ServerVersion}}
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     format: Format,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// Runs the verb.
 pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     let told = told(global)?;
-    if args.format == Format::Json {
-        println!("{}", serde_json::to_string_pretty(&told)?);
+    if let Some(told) = args.format.one(&told)? {
+        println!("{told}");
         return Ok(ExitCode::SUCCESS);
     }
     for (key, value) in told.as_object().into_iter().flatten() {

@@ -4,31 +4,40 @@ use std::process::ExitCode;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::super::age::age;
+use super::super::format::{Format, List};
 use super::super::size;
-use super::super::table::Table;
 use super::super::{Failure, Global};
 use crate::sandbox::template::{About, Templates};
 
 /// List templates
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ampoule template ls\n  \
+    ampoule template ls --format '{{.Key}} {{.Size}}'")]
 pub struct Args {
     /// Show keys alone
     #[arg(short, long)]
     quiet: bool,
-    /// How to show them
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    /// How to show them: table, json (an object a line, with sizes in bytes), or a template such as {{.Key}}
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// a table
-    Table,
-    /// one JSON object a line
-    Json,
-}
+const LIST: List = List {
+    fields: &[
+        ("Key", "KEY"),
+        ("CPUs", "CPUS"),
+        ("Memory", "MEMORY"),
+        ("Kernel", "KERNEL"),
+        ("CreatedAt", "CREATED AT"),
+        ("CreatedSince", "CREATED"),
+        ("Size", "SIZE"),
+        ("Current", "CURRENT"),
+    ],
+    columns: &["Key", "CPUs", "Memory", "Kernel", "CreatedSince", "Size", "Current"],
+};
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -54,14 +63,12 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
         all.iter().for_each(|about| println!("{}", about.key));
         return Ok(ExitCode::SUCCESS);
     }
-    match args.format {
-        Format::Json => {
-            for about in &all {
-                println!("{}", serde_json::to_string(&row(&templates, about))?);
-            }
-        }
-        Format::Table => print!("{}", table(&templates, &all)),
-    }
+    let rows: Vec<Row> = all.iter().map(|about| row(&templates, about)).collect();
+    let shown = match args.format {
+        Format::Json => args.format.list(&LIST, &rows)?,
+        _ => args.format.list(&LIST, &words(&rows, &all))?,
+    };
+    print!("{shown}");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -77,20 +84,20 @@ fn row(templates: &Templates, about: &About) -> Row {
     }
 }
 
-fn table(templates: &Templates, all: &[About]) -> Table {
+/// The same in words alone.
+fn words(rows: &[Row], all: &[About]) -> Vec<Value> {
     let now = Timestamp::now();
-    let mut table = Table::new(&["KEY", "CPUS", "MEMORY", "KERNEL", "CREATED", "SIZE", "CURRENT"]);
-    for about in all {
-        let row = row(templates, about);
-        table.row([
-            row.key,
-            row.cpus.to_string(),
-            format!("{}MiB", row.memory_mib),
-            row.kernel,
-            format!("{} ago", age(now.duration_since(about.created))),
-            size::decimal(row.size),
-            if row.current { "yes" } else { "no" }.to_owned(),
-        ]);
-    }
-    table
+    let told = |(row, about): (&Row, &About)| {
+        json!({
+            "Key": row.key,
+            "CPUs": row.cpus,
+            "Memory": format!("{}MiB", row.memory_mib),
+            "Kernel": row.kernel,
+            "CreatedAt": row.created_at,
+            "CreatedSince": format!("{} ago", age(now.duration_since(about.created))),
+            "Size": size::decimal(row.size),
+            "Current": if row.current { "yes" } else { "no" },
+        })
+    };
+    rows.iter().zip(all).map(told).collect()
 }

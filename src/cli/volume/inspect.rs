@@ -4,13 +4,18 @@ use std::process::ExitCode;
 
 use clap::Args as ClapArgs;
 
+use super::super::format::Format;
 use super::super::{Failure, Global, each_or_last};
 use super::{Told, store};
 
 /// Show what is known of volumes, as JSON
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Examples:\n  ampoule volume inspect data")]
+#[command(after_help = "Examples:\n  ampoule volume inspect data\n  \
+    ampoule volume inspect -f '{{.Mountpoint}}' data")]
 pub struct Args {
+    /// How to show them: json (an object a line), or a template such as {{.Mountpoint}}; an array where nothing is asked
+    #[arg(short, long, value_name = "FORMAT", default_value = "", hide_default_value = true)]
+    format: Format,
     /// Volumes
     #[arg(required = true)]
     volumes: Vec<String>,
@@ -25,6 +30,6 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
         Ok::<_, crate::volume::VolumeError>(())
     });
     let told: Vec<_> = found.iter().map(Told::from).collect();
-    println!("{}", serde_json::to_string_pretty(&told)?);
+    print!("{}", args.format.inspect(&told)?);
     outcome
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::super::table::Table;
+use super::super::format::{Format, List};
 use super::super::{Failure, Global};
 use super::{Filter, filter, fits, store, users};
 use crate::volume::Volume;
@@ -23,18 +23,21 @@ pub struct Args {
     /// Only those that fit: dangling=true|false, name=PART, label=KEY[=VALUE]
     #[arg(short, long = "filter", value_name = "KEY=VALUE", value_parser = filter)]
     filters: Vec<Filter>,
-    /// How to show them
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    /// How to show them: table, json (an object a line), or a template such as {{.Mountpoint}}
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// a table
-    Table,
-    /// one JSON object a line
-    Json,
-}
+const LIST: List = List {
+    fields: &[
+        ("Driver", "DRIVER"),
+        ("Name", "VOLUME NAME"),
+        ("Mountpoint", "MOUNTPOINT"),
+        ("Scope", "SCOPE"),
+        ("Labels", "LABELS"),
+    ],
+    columns: &["Driver", "Name"],
+};
 
 /// A line of the list, with docker's names for its parts.
 #[derive(Debug, Serialize)]
@@ -65,22 +68,11 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     let mut volumes = store(global).list()?;
     let users = users(global)?;
     volumes.retain(|volume| fits(&args.filters, volume, users.contains_key(&volume.name)));
-    let rows = volumes.into_iter().map(Row::from);
+    let rows: Vec<Row> = volumes.into_iter().map(Row::from).collect();
     if args.quiet {
-        rows.for_each(|row| println!("{}", row.name));
+        rows.iter().for_each(|row| println!("{}", row.name));
         return Ok(ExitCode::SUCCESS);
     }
-    match args.format {
-        Format::Json => {
-            for row in rows {
-                println!("{}", serde_json::to_string(&row)?);
-            }
-        }
-        Format::Table => {
-            let mut table = Table::new(&["DRIVER", "VOLUME NAME"]);
-            rows.for_each(|row| table.row([row.driver.to_owned(), row.name]));
-            print!("{table}");
-        }
-    }
+    print!("{}", args.format.list(&LIST, &rows)?);
     Ok(ExitCode::SUCCESS)
 }

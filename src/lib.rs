@@ -17,15 +17,16 @@
 //! * [`agent`]: host side of the agent protocol; everything it reads is hostile
 //! * [`monitor`]: the process that is the VMM of one sandbox
 //! * [`vmm`]: the machine; knows nothing of containers and could be used alone
-//! * [`report`], [`terminal`], [`clock`], [`socket_file`], [`mounts`], [`process`]: how an error is told; the
-//!   caller's terminal; when something happened; sockets with a path; mounts without one;
-//!   a handle on another process
+//! * [`report`], [`terminal`], [`detach_keys`], [`clock`], [`socket_file`], [`mounts`], [`process`]: how an error
+//!   is told; the caller's terminal, and the keys that let go of it; when something happened; sockets with a
+//!   path; mounts without one; a handle on another process
 
 pub mod agent;
 pub mod bench;
 pub mod build;
 pub mod cli;
 pub mod clock;
+pub mod detach_keys;
 pub mod front;
 pub mod image;
 pub mod metrics;

@@ -6,16 +6,26 @@ use std::process::ExitCode;
 use clap::Args as ClapArgs;
 
 use super::arguments::{ProcessArgs, terminal_for};
-use super::{Failure, Global};
+use super::{Failure, Global, let_go};
+use crate::detach_keys::DetachKeys;
 use crate::sandbox::Registry;
-use crate::sandbox::exec::{self, ExecOptions};
+use crate::sandbox::exec::{self, End, ExecOptions};
 
 /// Run a further program in a running container
+///
+/// Exit status: the program's; 1 where the detach keys were typed.
 #[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  ampoule exec web nginx -s reload\n  ampoule exec -it web sh\n  \
+    ampoule exec -d -e LEVEL=2 -w /srv web ./sweep"
+)]
 pub struct Args {
     /// Do not wait for the program
     #[arg(short, long)]
     detach: bool,
+    /// Keys that end this and leave the program running, where it has a terminal
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    detach_keys: DetachKeys,
     #[command(flatten)]
     process: ProcessArgs,
     /// Container, by name or id
@@ -36,7 +46,10 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
         interactive: args.process.interactive,
         terminal: args.process.tty,
         detach: args.detach,
+        keys: Some(args.detach_keys),
     };
-    let code = exec::run(&Registry::new(&global.places()), &args.container, options)?;
-    Ok(ExitCode::from(code))
+    Ok(match exec::run(&Registry::new(&global.places()), &args.container, options)? {
+        End::Exit(code) => ExitCode::from(code),
+        End::LetGo => let_go(),
+    })
 }

@@ -250,6 +250,13 @@ fn say(text: &str) {
     drop(writeln!(io::stdout(), "{text}"));
 }
 
+/// What docker says and returns when the detach keys were typed to `attach` and `exec`.
+fn let_go() -> ExitCode {
+    // Nobody is left to tell where standard error is closed.
+    drop(writeln!(io::stderr(), "read escape sequence"));
+    ExitCode::from(1)
+}
+
 /// A list whose reader has gone away ends quietly, as any other program's.
 fn end_with_the_reader() {
     // SAFETY: the default action takes no handler that could be unsound.

@@ -12,7 +12,10 @@ use super::pull::{self, PullPolicy};
 use super::registry::RegistryArgs;
 use super::{Failure, Global};
 use crate::clock::now_us;
-use crate::sandbox::detach;
+use crate::detach_keys::DetachKeys;
+use crate::sandbox::attach;
+use crate::sandbox::detach::{self, What};
+use crate::sandbox::exec::End;
 use crate::sandbox::keeper::{self, Source, Wanted};
 use crate::sandbox::log::Log;
 use crate::sandbox::outlet::Outlet;
@@ -23,14 +26,19 @@ use crate::sandbox::{Ends, Kept, Options, SandboxError};
 /// Run a program of an image in a new container, in a microVM of its own
 ///
 /// Exit status: the program's own, or 128 + N where signal N ended it; 125 where ampoule failed,
-/// 126 where the program cannot be executed, 127 where it is not found.
+/// 126 where the program cannot be executed, 127 where it is not found; 0 where the detach keys were typed.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:\n  ampoule run --rm debian python3 -c 'print(1)'\n  \
-    ampoule run -it --cpus 2 -m 256m debian sh\n  ampoule run -d --name web nginx")]
+    ampoule run -it --cpus 2 -m 256m debian sh\n  ampoule run -d --name web nginx\n  \
+    ampoule run -it --detach-keys ctrl-p,ctrl-q debian sh")]
 pub struct Args {
     /// Run in the background and print the container's id
     #[arg(short, long)]
     detach: bool,
+    /// Keys that end this command and leave the container running; the container of a command without them
+    /// ends with it. Without -i and -t they mean nothing
+    #[arg(long, value_name = "KEYS", conflicts_with_all = ["timings", "timings_file"])]
+    detach_keys: Option<DetachKeys>,
     /// Remove the container's record when it ends
     #[arg(long)]
     rm: bool,
@@ -68,7 +76,18 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
     let command_us = now_us();
     let places = global.places();
     args.container.check_terminal(args.detach)?;
-    let Args { detach, rm, pull, registry, start, timings, timings_file, life, container } = args;
+    let Args {
+        detach,
+        detach_keys,
+        rm,
+        pull,
+        registry,
+        start,
+        timings,
+        timings_file,
+        life,
+        container,
+    } = args;
     let options = Options { remove: rm, cold: start == Start::Cold, ..container.options(&places)? };
     let options = life.apply(options)?;
     let verify_with = options.verify_with.as_deref();
@@ -77,6 +96,10 @@ pub fn run(args: Args, global: &Global) -> Result<ExitCode, Failure> {
         let id = detach::start(&places, &options)?;
         println!("{id}");
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(keys) = detach_keys.filter(|_| options.terminal && options.interactive) {
+        let restart = options.restart;
+        return Ok(left(attach::start(&places, What::Run(Box::new(options)), restart, keys)?));
     }
     options.accept(&image)?;
     let name = options.image.clone();
@@ -108,7 +131,15 @@ pub fn attached(kept: &Kept, options: &Options) -> Result<Ends, SandboxError> {
             .map_err(SandboxError::host("cannot open the container's log"))?;
         Ok::<_, SandboxError>(Outlet::new(Some(log), false))
     });
-    Ok(Ends::Own { stdin: options.interactive, outlet: outlet.transpose()? })
+    Ok(Ends::Own { stdin: options.interactive, keys: None, outlet: outlet.transpose()? })
+}
+
+/// The exit status of a command whose container has ended, or that was let go of: nothing is wrong then.
+pub fn left(end: End) -> ExitCode {
+    match end {
+        End::Exit(code) => ExitCode::from(code),
+        End::LetGo => ExitCode::SUCCESS,
+    }
 }
 
 fn write_timings(file: &Path, timings: &Timings) -> io::Result<()> {

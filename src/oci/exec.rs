@@ -105,12 +105,16 @@ fn exec(args: &Args, global: &Global) -> Result<ExitCode, OciError> {
         running.kill();
         return Err(error);
     }
-    let code = exec::keep(&mut running, &signals, exec::Caller::Patient)?;
+    let end = exec::keep(&mut running, &signals, exec::Caller::Patient)?;
     drop(raw);
     if let Some(source) = running.streams.failure() {
         return Err(OciError::Host { what: "write the process's output", source });
     }
-    Ok(ExitCode::from(code))
+    match end {
+        exec::End::Exit(code) => Ok(ExitCode::from(code)),
+        // No keys are looked for.
+        exec::End::LetGo => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// Tells the caller where to find this process, which is the further process to it.

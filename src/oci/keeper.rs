@@ -456,7 +456,11 @@ fn further(job: ExecJob, channel: &Channel, signals: &Signals) -> u8 {
         // The command has failed, or was killed: nobody knows of the process.
         running.kill();
     }
-    exec::keep(&mut running, signals, exec::Caller::Patient).unwrap_or(super::KEEPER_FAILED)
+    match exec::keep(&mut running, signals, exec::Caller::Patient) {
+        Ok(exec::End::Exit(code)) => code,
+        // No keys are looked for.
+        Ok(exec::End::LetGo) | Err(_) => super::KEEPER_FAILED,
+    }
 }
 
 /// Starts a further process with this process's standard streams.

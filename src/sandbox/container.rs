@@ -273,17 +273,29 @@ impl AsFd for Starting {
     }
 }
 
-/// The container's first process, whose streams somebody else keeps and carries to these.
-pub fn attached(
-    place: InGuest,
-    has_terminal: bool,
-    streams: Streams,
-) -> Result<Running, SandboxError> {
-    let InGuest { vsock, container } = place;
-    let id = ProcessId::init(&container);
-    let mut wait = Client::open(&vsock, EXCHANGE_TIME)?;
-    wait.send(&Request::Wait(id.clone()))?;
-    Ok(Running { id, pid: None, has_terminal, vsock, wait, side: None, streams })
+/// A container's first process, whose streams somebody else keeps.
+#[derive(Debug)]
+pub struct Heard {
+    id: ProcessId,
+    vsock: PathBuf,
+    wait: Client,
+}
+
+impl Heard {
+    /// Begins to wait for its end.
+    pub fn open(place: InGuest) -> Result<Self, SandboxError> {
+        let InGuest { vsock, container } = place;
+        let id = ProcessId::init(&container);
+        let mut wait = Client::open(&vsock, EXCHANGE_TIME)?;
+        wait.send(&Request::Wait(id.clone()))?;
+        Ok(Self { id, vsock, wait })
+    }
+
+    /// With the streams, which whoever keeps them carries to these.
+    pub fn with(self, has_terminal: bool, streams: Streams) -> Running {
+        let Self { id, vsock, wait } = self;
+        Running { id, pid: None, has_terminal, vsock, wait, side: None, streams }
+    }
 }
 
 /// Starts a further process in the container.

@@ -104,9 +104,7 @@ impl AsFd for KeeperSocket {
 impl Asked {
     /// The sockets that came along.
     pub fn attachment(&mut self) -> Option<outlet::Attachment> {
-        let mut sockets = self.descriptors.drain(..).map(UnixStream::from);
-        let (stdout, stderr, stdin) = (sockets.next()?, sockets.next()?, sockets.next());
-        Some(outlet::Attachment { stdout, stderr, stdin })
+        attachment(&mut self.descriptors)
     }
 
     /// The files that came along.
@@ -135,15 +133,42 @@ pub fn ask(folder: &Folder, ask: Ask) -> Result<(), SandboxError> {
     ask_with(&folder.keeper(), ask, &[])
 }
 
+/// Both ends of the sockets that a container's streams are carried over.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Those of who attaches.
+    pub near: outlet::Attachment,
+    /// Those of the keeper, in the order in which [`attachment`] takes them.
+    pub far: Vec<OwnedFd>,
+}
+
+/// Sockets for a container's streams.
+pub fn sockets(stdin: bool) -> io::Result<Sockets> {
+    let ((stdout, output), (stderr, errors)) = (UnixStream::pair()?, UnixStream::pair()?);
+    let mut far = vec![OwnedFd::from(output), errors.into()];
+    let mut near = outlet::Attachment { stdout, stderr, stdin: None };
+    if stdin {
+        let (input, theirs) = UnixStream::pair()?;
+        near.stdin = Some(input);
+        far.push(theirs.into());
+    }
+    Ok(Sockets { near, far })
+}
+
+/// The sockets that came as these descriptors.
+pub fn attachment(descriptors: &mut Vec<OwnedFd>) -> Option<outlet::Attachment> {
+    let mut sockets = descriptors.drain(..).map(UnixStream::from);
+    let (stdout, stderr, stdin) = (sockets.next()?, sockets.next()?, sockets.next());
+    Some(outlet::Attachment { stdout, stderr, stdin })
+}
+
 /// Lets the caller have the container's streams: its ends of the sockets.
 pub fn attach(folder: &Folder, stdin: bool) -> Result<outlet::Attachment, SandboxError> {
-    let pair = || UnixStream::pair().map_err(SandboxError::host("cannot make a socket"));
-    let ((stdout, theirs), (stderr, their_errors)) = (pair()?, pair()?);
-    let input = stdin.then(pair).transpose()?;
-    let mut descriptors = vec![theirs.as_fd(), their_errors.as_fd()];
-    descriptors.extend(input.as_ref().map(|(_, theirs)| theirs.as_fd()));
-    ask_with(&folder.keeper(), Ask::Attach, &descriptors)?;
-    Ok(outlet::Attachment { stdout, stderr, stdin: input.map(|(ours, _)| ours) })
+    let Sockets { near, far } =
+        sockets(stdin).map_err(SandboxError::host("cannot make a socket"))?;
+    let far: Vec<_> = far.iter().map(AsFd::as_fd).collect();
+    ask_with(&folder.keeper(), Ask::Attach, &far)?;
+    Ok(near)
 }
 
 /// Asks for a place in this sandbox, with the disks: the connection that stays as long as the place is wanted.

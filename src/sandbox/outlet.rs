@@ -23,6 +23,8 @@ pub struct Outlet {
 struct Attached {
     outputs: Vec<(LogStream, UnixStream)>,
     input: Option<Input>,
+    /// Of those who were attached before there was an input.
+    early: Vec<UnixStream>,
 }
 
 /// The streams of one who is attached.
@@ -56,9 +58,20 @@ impl Outlet {
         OutletWriter { outlet: Arc::clone(self), stream, log, own }
     }
 
-    /// The input of the container that runs now.
-    pub fn lead_to(&self, input: Option<Input>) {
-        self.attached().input = input;
+    /// The input of the container that runs now; whoever is attached already feeds it from now on.
+    ///
+    /// # Errors
+    ///
+    /// If a thread cannot be had.
+    pub fn lead_to(&self, input: Option<Input>) -> io::Result<()> {
+        let mut attached = self.attached();
+        attached.input = input;
+        for from in std::mem::take(&mut attached.early) {
+            if let Some(input) = &attached.input {
+                input.try_clone()?.share(from.into())?;
+            }
+        }
+        Ok(())
     }
 
     /// Lets somebody hear the output from now on, and feed the input.
@@ -71,8 +84,10 @@ impl Outlet {
         if attached.outputs.len() >= 2 * MOST {
             return Err(io::Error::other("too many are attached to the container"));
         }
-        if let (Some(from), Some(input)) = (new.stdin, &attached.input) {
-            input.try_clone()?.share(from.into())?;
+        match (new.stdin, &attached.input) {
+            (Some(from), Some(input)) => input.try_clone()?.share(from.into())?,
+            (Some(from), None) if self.stdin => attached.early.push(from),
+            _ => {}
         }
         attached.outputs.push((LogStream::Stdout, new.stdout));
         attached.outputs.push((LogStream::Stderr, new.stderr));

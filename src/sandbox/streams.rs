@@ -13,10 +13,12 @@ use std::thread;
 use ampoule_protocol::message::Stdio;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::log::LogStream;
 use super::outlet::{Attachment, Outlet};
 use crate::agent::{self, ConnectError};
+use crate::detach_keys::{DetachKeys, Matcher};
 
 /// Bytes moved at a time.
 const CHUNK: usize = 64 << 10;
@@ -42,6 +44,8 @@ pub enum Ends {
     Own {
         /// Whether standard input is carried too.
         stdin: bool,
+        /// Keys that are not passed on and let go of the process.
+        keys: Option<DetachKeys>,
         /// What else hears the output.
         outlet: Option<Arc<Outlet>>,
     },
@@ -65,7 +69,12 @@ pub struct Files {
 impl Ends {
     /// The caller's own streams, and nothing else.
     pub fn own(stdin: bool) -> Self {
-        Self::Own { stdin, outlet: None }
+        Self::Own { stdin, keys: None, outlet: None }
+    }
+
+    /// The same, with keys that let go of the process where its terminal is typed to.
+    pub fn typed(stdin: bool, keys: Option<DetachKeys>) -> Self {
+        Self::Own { stdin, keys: keys.filter(|_| stdin), outlet: None }
     }
 
     /// What hears the output beside the caller.
@@ -103,6 +112,13 @@ impl Ends {
         }
     }
 
+    fn keys(&self) -> Option<&DetachKeys> {
+        match self {
+            Self::Own { keys, .. } => keys.as_ref(),
+            Self::Kept(_) | Self::Files(_) => None,
+        }
+    }
+
     /// Where output goes.
     fn output(&self, which: LogStream) -> io::Result<Box<dyn Write + Send>> {
         Ok(match (self, which) {
@@ -137,6 +153,8 @@ pub struct Streams {
     /// Reads as closed when every output has ended.
     outputs: OwnedFd,
     failure: Arc<Mutex<Option<io::Error>>>,
+    /// Readable when the keys were typed that let go of the process.
+    let_go: Option<Arc<EventFd>>,
     /// One that nobody feeds yet.
     input: Option<Input>,
     /// All connections, until it is known that there is a process behind them.
@@ -151,7 +169,7 @@ pub struct Input(UnixStream);
 impl Input {
     /// Feeds it to the end of `from`.
     pub fn feed(self, from: OwnedFd) -> io::Result<()> {
-        carry_input(Patient(from.into()), self.0)
+        carry_input(Patient(from.into()), self.0, None)
     }
 
     /// The same way once more.
@@ -164,7 +182,7 @@ impl Input {
         let (mut from, mut to) = (Patient(from.into()), self.0);
         thread::Builder::new().name("input".into()).stack_size(STACK).spawn(move || {
             // Whichever side ended it: there is nobody to tell.
-            let _ = copy_until_closed(&mut from, &mut to);
+            let _ = copy_until_closed(&mut from, &mut to, None);
         })?;
         Ok(())
     }
@@ -204,14 +222,14 @@ impl Streams {
         if let Some(name) = &names.stdin {
             let to = streams.connect(vsock, name)?;
             match ends.input()? {
-                Some(from) => carry_input(from, to)?,
+                Some(from) => streams.carry_own(from, to, ends)?,
                 None => streams.input = later.then_some(Input(to)),
             }
         }
         if let Some(name) = &names.terminal {
             let both = streams.connect(vsock, name)?;
             match ends.input()? {
-                Some(from) => carry_input(from, both.try_clone()?)?,
+                Some(from) => streams.carry_own(from, both.try_clone()?, ends)?,
                 None if later => streams.input = Some(Input(both.try_clone()?)),
                 None => {}
             }
@@ -222,11 +240,11 @@ impl Streams {
 
     /// Streams that somebody else has connected, who carries them between these sockets and the guest.
     pub fn over(near: Attachment, ends: &Ends) -> Result<Self, StreamError> {
-        let (streams, open) = Self::new()?;
+        let (mut streams, open) = Self::new()?;
         streams.carry_output(near.stdout, ends, LogStream::Stdout, &open)?;
         streams.carry_output(near.stderr, ends, LogStream::Stderr, &open)?;
         if let (Some(to), Some(from)) = (near.stdin, ends.input()?) {
-            carry_input(from, to)?;
+            streams.carry_own(from, to, ends)?;
         }
         Ok(streams)
     }
@@ -234,7 +252,8 @@ impl Streams {
     fn new() -> Result<(Self, Open), StreamError> {
         let (outputs, open) =
             nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(io::Error::from)?;
-        let streams = Self { outputs, failure: Arc::default(), input: None, unsettled: Vec::new() };
+        let (input, let_go, unsettled) = (None, None, Vec::new());
+        let streams = Self { outputs, failure: Arc::default(), let_go, input, unsettled };
         Ok((streams, Arc::new(open)))
     }
 
@@ -255,6 +274,19 @@ impl Streams {
         let stream = agent::stream(vsock, name)?;
         self.unsettled.push(stream.try_clone()?);
         Ok(stream)
+    }
+
+    /// Carries this process's own input, in which keys may be looked for.
+    fn carry_own(&mut self, from: Patient, to: UnixStream, ends: &Ends) -> io::Result<()> {
+        let Some(keys) = ends.keys() else { return carry_input(from, to, None) };
+        let let_go = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+        self.let_go = Some(Arc::clone(&let_go));
+        carry_input(from, to, Some(Watch { matcher: Matcher::new(keys.clone()), let_go }))
+    }
+
+    /// Readable when the keys were typed that let go of the process; none where none are looked for.
+    pub fn let_go(&self) -> Option<BorrowedFd<'_>> {
+        self.let_go.as_deref().map(AsFd::as_fd)
     }
 
     /// The input that nobody feeds yet, if there is one.
@@ -300,13 +332,19 @@ impl AsFd for Streams {
 }
 
 /// The thread is not waited for: it may sit in a read of a terminal when the process has ended.
-fn carry_input(mut from: Patient, mut to: UnixStream) -> io::Result<()> {
+fn carry_input(mut from: Patient, mut to: UnixStream, mut watch: Option<Watch>) -> io::Result<()> {
     thread::Builder::new().name("input".into()).stack_size(STACK).spawn(move || {
         // Whichever side ended it: the program reads an end of file, the writer has no reader left.
-        let _ = copy_until_closed(&mut from, &mut to);
+        let _ = copy_until_closed(&mut from, &mut to, watch.as_mut());
         let _ = to.shutdown(Shutdown::Write);
     })?;
     Ok(())
+}
+
+/// Looks for keys in an input, and tells when they were typed.
+struct Watch {
+    matcher: Matcher,
+    let_go: Arc<EventFd>,
 }
 
 /// A descriptor of this process, without the standard library's buffer and lock on it.
@@ -371,7 +409,11 @@ fn copy(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<()> {
 }
 
 /// The same, until the other side takes no more, also where nothing comes that it could refuse.
-fn copy_until_closed(from: &mut Patient, to: &mut UnixStream) -> io::Result<()> {
+fn copy_until_closed(
+    from: &mut Patient,
+    to: &mut UnixStream,
+    mut watch: Option<&mut Watch>,
+) -> io::Result<()> {
     let mut chunk = vec![0u8; CHUNK];
     loop {
         let mut fds = [
@@ -383,9 +425,24 @@ fn copy_until_closed(from: &mut Patient, to: &mut UnixStream) -> io::Result<()> 
             return Ok(());
         }
         if fds[0].any() == Some(true) {
-            match from.read(&mut chunk)? {
-                0 => return Ok(()),
-                n => to.write_all(&chunk[..n])?,
+            let count = from.read(&mut chunk)?;
+            let read = chunk.get(..count).unwrap_or_default();
+            let Some(Watch { matcher, let_go }) = watch.as_deref_mut() else {
+                match count {
+                    0 => return Ok(()),
+                    _ => to.write_all(read)?,
+                }
+                continue;
+            };
+            if count == 0 {
+                return to.write_all(&matcher.rest());
+            }
+            let mut on = Vec::with_capacity(count);
+            let typed = matcher.take(read, &mut on);
+            to.write_all(&on)?;
+            if typed {
+                let_go.write(1)?;
+                return Ok(());
             }
         }
     }
@@ -429,6 +486,30 @@ mod tests {
         drop((near, socket));
         assert_eq!(&word, b"hello");
         assert_eq!(peer.join().unwrap(), much);
+    }
+
+    #[test]
+    fn keys_are_not_passed_on_and_are_told() {
+        for (pieces, passed_on, told) in [
+            (&["ab\x10", "c"][..], "ab\x10c", false),
+            (&["ab\x10", "\x11"], "ab", true),
+            (&["ab\x10"], "ab\x10", false),
+        ] {
+            let (mut keyboard, near) = UnixStream::pair().unwrap();
+            let (mut program, to) = UnixStream::pair().unwrap();
+            let let_go = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
+            let matcher = Matcher::new(DetachKeys::default());
+            let watch = Watch { matcher, let_go: Arc::clone(&let_go) };
+            carry_input(own(near.as_fd()).unwrap(), to, Some(watch)).unwrap();
+            for piece in pieces {
+                keyboard.write_all(piece.as_bytes()).unwrap();
+            }
+            drop((keyboard, near));
+            let mut got = String::new();
+            // Ends when the carrying thread has told what it has to.
+            program.read_to_string(&mut got).unwrap();
+            assert_eq!((got.as_str(), let_go.read().is_ok()), (passed_on, told));
+        }
     }
 
     #[test]

@@ -198,11 +198,11 @@ fn relay_terminal_output(
     while relay::terminal_output(master, &stream, process.ended(), &mut remainder) == End::Lost {
         match line.lost(&stream, || agent.held.is()) {
             Lost::Another(next) => stream = next,
-            Lost::LetGo => {
+            // The terminal is there as long as its process, which is not to wait for who would read.
+            Lost::LetGo | Lost::Close => {
                 relay::discard(master, process.ended());
                 break;
             }
-            Lost::Close => break,
         }
     }
     stream.end_output();

@@ -291,7 +291,9 @@ impl<F: FnMut(&State)> Life<'_, F> {
     ) -> Result<Ended, SandboxError> {
         let Begun { mut home, mut running, hostname, init, mut events, raw, watched } = begun;
         if let Some(outlet) = outlet {
-            outlet.lead_to(running.streams.take_input());
+            outlet
+                .lead_to(running.streams.take_input())
+                .map_err(SandboxError::host("cannot carry the container's input"))?;
         }
         let state = home.state();
         (state.status, state.init) = (Status::Running, init);

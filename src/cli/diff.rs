@@ -12,6 +12,7 @@ use crate::sandbox::archive::{Purpose, changes, visit};
 
 /// List what a container has added (A), changed (C) and deleted (D) in its root file system
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  ampoule diff web")]
 pub struct Args {
     /// Container, by name or id
     container: String,

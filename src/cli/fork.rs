@@ -12,7 +12,7 @@ use crate::sandbox::fork;
 #[command(
     after_help = "The container goes on, and so does each clone, with an identity of its own \
     (random numbers, boot id, host name). A clone runs in the background; its output from there on \
-    is in `ampoule logs`."
+    is in `ampoule logs`.\n\nExample:\n  ampoule fork web"
 )]
 pub struct Args {
     /// Container, by name or id

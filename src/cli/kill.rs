@@ -11,6 +11,8 @@ use crate::sandbox::{Registry, lifecycle};
 
 /// Kill running containers, or send another signal to their programs
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  ampoule kill web\n  \
+    ampoule kill -s HUP web")]
 pub struct Args {
     /// Signal to send
     #[arg(short, long, value_parser = signal, default_value = "SIGKILL")]

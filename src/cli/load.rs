@@ -13,6 +13,8 @@ use crate::image::{Progress, Store, Verifier};
 
 /// Load images from an OCI layout or a `docker save` archive.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ampoule load -i images.tar\n  \
+    zstdcat images.tar.zst | ampoule load")]
 pub struct Args {
     /// Read from this tar archive or folder instead of standard input
     #[arg(short, long, value_name = "FILE")]

@@ -7,6 +7,8 @@ use crate::image::registry::{Logins, registry_of};
 
 /// Forget the login of a registry
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ampoule logout\n  \
+    ampoule logout registry.test")]
 pub struct Args {
     /// The registry [default: docker.io]
     #[arg(value_name = "REGISTRY", default_value = "", hide_default_value = true)]

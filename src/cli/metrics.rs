@@ -22,6 +22,8 @@ use crate::socket_file::SocketFile;
 /// Those of `ampoule run`, of `ampoule-oci`, and pods. Nothing is counted while nobody asks: every request
 /// has each sandbox's monitor and agent asked, and its processes looked at.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  ampoule metrics\n  \
+    ampoule metrics --listen 127.0.0.1:9100")]
 pub struct Args {
     /// Only this sandbox: a name, or the beginning of an id
     #[arg(long, value_name = "ID")]

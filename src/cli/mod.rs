@@ -339,3 +339,28 @@ fn report(error: &(dyn Error + 'static)) {
     // Nobody is left to tell where standard error is closed.
     let _ = writeln!(io::stderr(), "ampoule: {}", chain(error));
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Adds the verbs whose help has no example.
+    fn without_example(command: &clap::Command, missing: &mut Vec<String>) {
+        let verbs: Vec<_> = command.get_subcommands().filter(|verb| !verb.is_hide_set()).collect();
+        if verbs.is_empty() && !command.clone().render_long_help().to_string().contains("Example") {
+            missing.push(command.get_bin_name().unwrap_or(command.get_name()).to_owned());
+        }
+        verbs.into_iter().for_each(|verb| without_example(verb, missing));
+    }
+
+    #[test]
+    fn the_help_of_every_verb_has_an_example() {
+        let mut cli = Cli::command().disable_help_subcommand(true);
+        cli.build();
+        let mut missing = Vec::new();
+        without_example(&cli, &mut missing);
+        assert_eq!(missing, Vec::<String>::new());
+    }
+}

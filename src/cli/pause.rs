@@ -9,6 +9,7 @@ use crate::sandbox::{Registry, lifecycle};
 
 /// Let all processes of running containers stand still
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  ampoule pause web")]
 pub struct Args {
     /// Containers, by name or id
     #[arg(required = true)]

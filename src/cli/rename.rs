@@ -9,6 +9,7 @@ use crate::sandbox::{Registry, events};
 
 /// Give a container another name
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  ampoule rename web front")]
 pub struct Args {
     /// Container, by name or id
     container: String,

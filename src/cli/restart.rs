@@ -10,6 +10,8 @@ use crate::sandbox::{Registry, lifecycle};
 
 /// Stop containers and start them again; those that do not run are started
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  ampoule restart web\n  \
+    ampoule restart -t 2 web db")]
 pub struct Args {
     #[command(flatten)]
     stop: StopArgs,

@@ -9,6 +9,8 @@ use crate::sandbox::{Registry, lifecycle};
 
 /// Remove containers
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  ampoule rm job\n  \
+    ampoule rm -f $(ampoule ps -aq)")]
 pub struct Args {
     /// Kill and remove running containers too
     #[arg(short, long)]

@@ -33,6 +33,8 @@ impl StopArgs {
 
 /// Stop running containers
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  ampoule stop web\n  \
+    ampoule stop -t 2 -s INT web db")]
 pub struct Args {
     #[command(flatten)]
     stop: StopArgs,

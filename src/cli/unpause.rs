@@ -9,6 +9,7 @@ use crate::sandbox::{Registry, lifecycle};
 
 /// Let all processes of paused containers go on
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  ampoule unpause web")]
 pub struct Args {
     /// Containers, by name or id
     #[arg(required = true)]

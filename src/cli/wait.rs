@@ -10,6 +10,8 @@ use crate::sandbox::lifecycle::{self, Condition};
 
 /// Wait until containers have ended, and print their exit codes
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  ampoule wait job\n  \
+    ampoule wait --condition next-exit web")]
 pub struct Args {
     /// What is waited for
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = What::NotRunning)]

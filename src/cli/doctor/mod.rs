@@ -25,6 +25,8 @@ use host_files::HostFiles;
 ///
 /// Exit status: 0 where containers can be run, else 1.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  ampoule doctor\n  \
+    ampoule doctor --probe")]
 pub struct Args {
     /// Print only what KVM is: real, interpreted, absent or forbidden
     #[arg(long)]

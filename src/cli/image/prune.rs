@@ -10,6 +10,8 @@ use crate::sandbox::{Registry, images_of};
 
 /// Remove images that no name means, and what is left of pulls that were given up
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ampoule image prune\n  \
+    ampoule image prune -a -f")]
 pub struct Args {
     /// Remove every image that no container uses
     #[arg(short, long)]

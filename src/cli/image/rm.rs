@@ -8,6 +8,8 @@ use crate::sandbox::{Registry, images_of};
 
 /// Remove images.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ampoule image rm debian:11\n  \
+    ampoule image rm $(ampoule image ls -q --filter dangling=true)")]
 pub struct Args {
     /// Names, ids, starts of ids or digests
     #[arg(required = true, value_name = "IMAGE")]

@@ -13,6 +13,8 @@ use crate::system::install::{Source, install, was_read};
 /// What is installed already is replaced in one step, so that sandboxes that run go on; what is as it should
 /// be is not touched. `ampoule system uninstall` undoes it.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ampoule system install\n  \
+    ampoule system install --containerd")]
 pub struct Args {
     #[command(flatten)]
     common: Common,

@@ -12,6 +12,7 @@ use crate::system::{SystemError, containerd};
 /// containerd's configuration becomes what it was, byte for byte where nobody else has changed it since; else
 /// what was added is taken out of it. Images, templates and containers' records stay.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  ampoule system uninstall")]
 pub struct Args {
     #[command(flatten)]
     common: Common,

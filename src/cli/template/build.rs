@@ -10,6 +10,8 @@ use crate::sandbox::template::Templates;
 
 /// Make the template that `ampoule run` with the same options is restored from, and print its key
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ampoule template build\n  \
+    ampoule template build --cpus 2 -m 1g")]
 pub struct Args {
     /// CPUs of the container, as in `ampoule run`
     #[arg(long, value_name = "N", value_parser = cpus)]

@@ -7,6 +7,8 @@ use crate::sandbox::template::Templates;
 
 /// Remove templates whose kernel, agent or program has changed or is gone
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ampoule template prune\n  \
+    ampoule template prune --all")]
 pub struct Args {
     /// Remove all
     #[arg(short, long)]

@@ -7,6 +7,7 @@ use crate::sandbox::template::Templates;
 
 /// Remove templates; sandboxes that were restored from them go on
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  ampoule template rm 3f9c")]
 pub struct Args {
     /// Templates, by key or its beginning
     #[arg(required = true, value_name = "KEY")]

@@ -10,6 +10,7 @@ use crate::monitor::control::MonitorRequest;
 
 /// Stop a machine's CPUs and devices until it is resumed
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  ampoule vm pause --control vm.sock")]
 pub struct Args {
     /// The machine's control socket, as given to `ampoule vm run`
     #[arg(long, value_name = "PATH")]

@@ -27,7 +27,7 @@ use crate::vmm::snapshot::state::{MachineState, Plugs};
     after_help = "The machine gets as many disks, network devices and shares as the snapshot's had, and a \
     vsock device if that had one; the snapshot itself names nothing of the host. The disks must hold \
     what they held when the snapshot was made. Any number of machines can be restored from one \
-    snapshot."
+    snapshot.\n\nExample:\n  ampoule vm restore --disk root.img,ro snapshot"
 )]
 pub struct Args {
     /// Folder made by `ampoule vm snapshot`

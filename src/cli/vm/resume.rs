@@ -10,6 +10,7 @@ use crate::monitor::control::MonitorRequest;
 
 /// Let a paused machine go on
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  ampoule vm resume --control vm.sock")]
 pub struct Args {
     /// The machine's control socket, as given to `ampoule vm run`
     #[arg(long, value_name = "PATH")]

@@ -19,6 +19,10 @@ const GUEST_CID: u64 = 3;
 /// Exit status: 0 when the guest switches itself off or restarts, 125 when its kernel panics or
 /// the machine fails, 128+N after signal N.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  ampoule vm run --kernel vmlinux --initrd initrd.img --serial\n  \
+    ampoule vm run --kernel vmlinux --disk root.img,ro --cmdline root=/dev/vda \\\n      --net tap=tap0 --control vm.sock"
+)]
 pub struct Args {
     /// Kernel: an x86-64 ELF vmlinux or a bzImage that takes virtio-mmio devices from its command
     /// line

@@ -19,7 +19,7 @@ use crate::monitor::control::MonitorRequest;
 #[command(
     after_help = "The machine stands still meanwhile, and then goes on. What is on its disks is not \
     part of the snapshot: to keep both together, pause the machine, snapshot it, copy its disks, and \
-    resume it."
+    resume it.\n\nExample:\n  ampoule vm snapshot --control vm.sock snapshot"
 )]
 pub struct Args {
     /// The machine's control socket, as given to `ampoule vm run`

@@ -4,6 +4,7 @@
 //! * [`bridge`]: bridges of the host, who has which address of them, their taps.
 //! * [`firewall`], [`egress`]: what may pass there.
 //! * [`nft`]: the kernel's packet filter, over netlink.
+//! * [`conntrack`]: connections that the kernel tracks, over the same.
 //! * [`publish`]: ports of the host that lead to a container.
 //! * [`dns`]: who is called what.
 //! * [`passt`]: a network that takes no privilege.
@@ -24,6 +25,7 @@
 
 pub mod apply;
 pub mod bridge;
+pub mod conntrack;
 pub mod dns;
 pub mod egress;
 mod error;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::layer;
 use crate::image::registry::Registries;
-use crate::network::bridge::store::Pools;
+use crate::network::bridge::store::{Pools, Settings};
 use crate::vmm::config::{MAX_MEMORY_MIB, MAX_VCPUS};
 
 /// Where it is.
@@ -143,19 +143,23 @@ pub struct NetworkConfig {
     pub pool: Ipv4Net,
     /// Bits of each of those.
     pub pool_prefix: u8,
+    /// Where ampoule has the host forward packets, it forwards none between its other interfaces.
+    pub close_forwarding: bool,
 }
 
 impl Default for NetworkConfig {
     fn default() -> Self {
         let net = |second, prefix| Ipv4Net::new_assert(Ipv4Addr::new(10, second, 0, 0), prefix);
-        Self { subnet: net(201, 16), pool: net(202, 15), pool_prefix: 24 }
+        Self { subnet: net(201, 16), pool: net(202, 15), pool_prefix: 24, close_forwarding: true }
     }
 }
 
 impl NetworkConfig {
-    /// Where subnets come from that nobody names.
-    pub fn pools(self) -> Pools {
-        Pools { default: self.subnet.trunc(), others: self.pool.trunc(), prefix: self.pool_prefix }
+    /// What holds for all networks.
+    pub fn settings(self) -> Settings {
+        let Self { subnet, pool, pool_prefix: prefix, close_forwarding } = self;
+        let pools = Pools { default: subnet.trunc(), others: pool.trunc(), prefix };
+        Settings { pools, close_forwarding }
     }
 }
 
@@ -242,7 +246,7 @@ mod tests {
         // As many as there are: a new one is to be added there.
         assert_eq!(keys["storage"].as_table().unwrap().len(), 2);
         assert_eq!(keys["pod"].as_table().unwrap().len(), 2);
-        assert_eq!(keys["network"].as_table().unwrap().len(), 3);
+        assert_eq!(keys["network"].as_table().unwrap().len(), 4);
     }
 
     #[test]

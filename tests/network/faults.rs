@@ -17,15 +17,21 @@ fn a_bridge_that_was_removed_is_there_again_with_those_who_were_on_it() {
 }
 
 #[test]
-fn rules_that_were_flushed_are_there_again_with_the_next_start() {
+fn rules_that_were_flushed_are_put_back_while_containers_run() {
     needs_networks!();
     let lab = Lab::new();
     lab.ok(&["run", "-d", "--name", "web", "-p", "8080:80", "busybox", "httpd", "-f", "-p", "80"]);
+    lab.ok(&["run", "-d", "--name", "other", "-p", "8081:80", "busybox", "sleep", "inf"]);
     lab.host("nft flush ruleset");
+    let has =
+        |text: &str| format!("while ! nft list ruleset | grep -q '{text}'; do sleep 0.05; done");
+    for text in ["8080", "8081", "10.201.0.2", "10.201.0.3", "meta nfproto ipv6 drop"] {
+        lab.host(&has(text));
+    }
     lab.shell(&[], "busybox", "ping -c 1 -q -W 5 10.201.0.1 | grep -c ' 0%'").gives(0, "1\n");
+    lab.ok(&["rm", "-f", "web", "other"]);
     let rules = lab.host("nft list ruleset");
-    assert!(rules.contains("8080") && rules.contains("10.201.0.2"), "{rules}");
-    lab.ok(&["rm", "-f", "web"]);
+    assert!(!rules.contains("8080") && !rules.contains("10.201.0.2"), "{rules}");
 }
 
 #[test]

@@ -119,14 +119,7 @@ async fn furnish(handle: &Handle, network: &Network, index: u32) -> Result<(), B
         }
     }
     let up = LinkMessageBuilder::<LinkUnspec>::new().index(index).up().build();
-    handle.link().set(up).execute().await.map_err(kernel(format!("set up bridge {name}")))?;
-    if !network.internal {
-        set("ipv4/ip_forward", "1");
-        if six {
-            set("ipv6/conf/all/forwarding", "1");
-        }
-    }
-    Ok(())
+    handle.link().set(up).execute().await.map_err(kernel(format!("set up bridge {name}")))
 }
 
 fn off(off: bool) -> &'static str {
@@ -134,7 +127,7 @@ fn off(off: bool) -> &'static str {
 }
 
 /// Sets what the kernel has a default for; one without the newer protocol has no such files.
-fn set(key: &str, value: &str) {
+pub fn set(key: &str, value: &str) {
     let path = Path::new(SYSCTL).join(key);
     // Some are read-only where they are right already.
     if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {

@@ -14,10 +14,14 @@
 //! * [`store`]: networks on disk
 //! * [`leases`]: who has which address
 //! * [`link`]: bridges and taps of the host's kernel
+//! * `forwarding`: that the host forwards, and what it does not
 //! * [`port`]: a container's place at a network, with all that belongs to it
+//! * [`guard`]: puts back the rules of those places where somebody removes them
 
 pub mod definition;
 mod error;
+mod forwarding;
+pub mod guard;
 pub mod leases;
 mod link;
 pub mod pool;
@@ -26,6 +30,7 @@ pub mod store;
 
 pub use definition::{Network, Subnet, Wanted};
 pub use error::BridgeError;
+pub use guard::Guard;
 pub use leases::Lease;
 pub use port::{Endpoint, Port};
 pub use store::NetworkStore;

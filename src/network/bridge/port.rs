@@ -9,9 +9,11 @@ use rtnetlink::Handle;
 
 use super::definition::Network;
 use super::error::BridgeError;
+use super::forwarding;
 use super::leases::{self, Asked, Lease};
 use super::link::{self, Found};
 use super::store::NetworkStore;
+use crate::network::conntrack;
 use crate::network::egress::Egress;
 use crate::network::firewall::{Firewall, FirewallError, NetworkRules, PortRules, Published};
 use crate::network::publish::{Publish, Reserved};
@@ -99,13 +101,19 @@ impl Port {
         Ok(())
     }
 
+    /// Its rules, and its network's.
+    pub(super) fn rules(&self) -> (NetworkRules, PortRules) {
+        (rules_of_network(&self.network), rules_of(&self.network, &self.lease))
+    }
+
     /// The tap, to be plugged into the guest's device.
     pub fn take_taps(&mut self) -> Vec<File> {
         std::mem::take(&mut self.taps)
     }
 
-    /// What the guest is told of it. Its routes lead everywhere where it is the `first` of all.
-    pub fn interface(&self, name: &str, first: bool) -> Interface {
+    /// What the guest is told of it. Its routes lead everywhere, where none does of those that came `before`: the
+    /// kernel takes the next one's when an interface goes.
+    pub fn interface(&self, name: &str, before: u32) -> Interface {
         let Self { network, lease, slot, .. } = self;
         let mut interface = Interface {
             slot: *slot,
@@ -122,12 +130,15 @@ impl Port {
             let prefix = subnet.subnet.prefix_len();
             interface.addresses.extend(Cidr::new(*address, prefix));
             interface.routes.extend(route(subnet.subnet, None));
-            if first && !network.internal {
+            if !network.internal {
                 let everywhere = match subnet.subnet {
                     IpNet::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
                     IpNet::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
                 };
-                interface.routes.extend(route(everywhere, Some(subnet.gateway)));
+                // IPv6's have 1024 where nothing is said.
+                let metric = (before > 0).then(|| before.saturating_add(1024));
+                let everywhere = route(everywhere, Some(subnet.gateway));
+                interface.routes.extend(everywhere.map(|route| Route { metric, ..route }));
             }
             // The bridge's address never changes: it need not be asked for, and nobody else can claim it.
             interface.neighbours.push(Neighbour { address: subnet.gateway, mac: network.mac });
@@ -145,7 +156,13 @@ impl Port {
             return Ok(());
         }
         self.taps.clear();
-        let removed = Firewall::open().and_then(|mut rules| rules.remove_port(&self.lease.tap));
+        // Before the lease goes: whoever has its addresses next is not to lose rules by it.
+        let locked = self.store.lock();
+        let rules = rules_of(&self.network, &self.lease);
+        let removed = Firewall::open().and_then(|mut firewall| firewall.remove_port(&rules));
+        drop(locked);
+        // No start waits for this.
+        forget(&self.lease);
         let _locked = self.store.lock()?;
         let mut leases = self.store.leases(&self.network)?;
         leases.retain(|lease| lease.tap != self.lease.tap);
@@ -185,8 +202,7 @@ async fn take(
     // It may have been removed meanwhile.
     let network = store.get(&network.name)?;
     let (network, bridge) = ensure(handle, store, network).await?;
-    let mut leases = store.leases(&network)?;
-    leases.retain(Lease::is_alive);
+    let mut leases = bury(&network, store.leases(&network)?);
     let (mac, addresses) = leases::choose(&network, &leases, endpoint.asked)?;
     let leads = reserved.iter().flat_map(|reserved| reserved.leads_to(&addresses));
     let published: Vec<Published> = leads.collect();
@@ -238,9 +254,11 @@ async fn ensure(
         None => network,
     };
     let index = link::make(handle, &network).await?;
-    let mut firewall = Firewall::open()?;
-    firewall.ensure()?;
-    firewall.add_network(&rules_of_network(&network))?;
+    if let Err(error) = open_network(store, &network) {
+        // Half of it would be taken for the whole.
+        let _ = link::remove(handle, &network).await;
+        return Err(error);
+    }
     // Somebody may have removed the bridge under those who were on it.
     for lease in store.leases(&network)?.iter().filter(|lease| lease.is_alive()) {
         if let Err(error) = link::plug(handle, &lease.tap, index, network.mtu).await {
@@ -250,15 +268,29 @@ async fn ensure(
     Ok((network, index))
 }
 
+/// The rules of a network whose bridge is made, and then its way out.
+fn open_network(store: &NetworkStore, network: &Network) -> Result<(), BridgeError> {
+    let mut firewall = Firewall::open()?;
+    firewall.ensure()?;
+    firewall.add_network(&rules_of_network(network))?;
+    if network.internal {
+        return Ok(());
+    }
+    let six = network.gateways().any(|gateway| gateway.is_ipv6());
+    forwarding::turn_on(&mut firewall, six, store.settings().close_forwarding)
+}
+
 /// Makes all rules anew that there are to be.
 pub fn restore(firewall: &mut Firewall, store: &NetworkStore) -> Result<(), BridgeError> {
     let _locked = store.lock()?;
+    // Keepers put their own back meanwhile.
+    let _alone = alone()?;
     firewall.ensure()?;
+    forwarding::put_back(firewall, store.settings().close_forwarding)?;
     for network in store.list()? {
-        firewall.add_network(&rules_of_network(&network))?;
-        for lease in store.leases(&network)?.iter().filter(|lease| lease.is_alive()) {
-            firewall.add_port(&rules_of(&network, lease))?;
-        }
+        let alive = alive(store, &network)?;
+        let ports: Vec<_> = alive.iter().map(|lease| rules_of(&network, lease)).collect();
+        firewall.put_back(&rules_of_network(&network), &ports.iter().collect::<Vec<_>>())?;
     }
     Ok(())
 }
@@ -293,23 +325,40 @@ pub fn alive(store: &NetworkStore, network: &Network) -> Result<Vec<Lease>, Brid
 
 /// Clears away what killed keepers have left: leases and rules of taps that are gone.
 pub fn sweep(store: &NetworkStore) -> Result<(), BridgeError> {
-    let networks = store.list()?;
-    let mut dead = Vec::new();
-    for network in &networks {
-        if store.leases(network)?.iter().all(Lease::is_alive) {
+    for network in store.list()? {
+        if store.leases(&network)?.iter().all(Lease::is_alive) {
             continue;
         }
         let _locked = store.lock()?;
-        let (alive, gone): (Vec<_>, Vec<_>) =
-            store.leases(network)?.into_iter().partition(Lease::is_alive);
-        store.write_leases(network, &alive)?;
-        dead.extend(gone.into_iter().map(|lease| lease.tap));
+        store.write_leases(&network, &bury(&network, store.leases(&network)?))?;
     }
-    if dead.is_empty() {
-        return Ok(());
+    Ok(())
+}
+
+/// The leases of those who live; the rules of the others go. The caller has the lock.
+fn bury(network: &Network, leases: Vec<Lease>) -> Vec<Lease> {
+    let (alive, dead): (Vec<_>, Vec<_>) = leases.into_iter().partition(Lease::is_alive);
+    let rules: Vec<_> = dead.iter().map(|lease| rules_of(network, lease)).collect();
+    if !rules.is_empty() {
+        let removed = Firewall::open().and_then(|mut firewall| {
+            rules.iter().try_for_each(|rules| firewall.remove_port(rules))
+        });
+        // Nobody is kept from an address for that: what is in the way of the next one's rules is told then.
+        if let Err(error) = removed {
+            log::warn!("{}", crate::report::chain(&error));
+        }
     }
-    let mut firewall = Firewall::open()?;
-    dead.iter().try_for_each(|tap| Ok(firewall.remove_port(tap)?))
+    dead.iter().for_each(forget);
+    alive
+}
+
+/// Forgets the connections of whom nobody is any more, those to its published ports among them: before somebody
+/// else has its addresses, whose own they would be then.
+fn forget(lease: &Lease) {
+    // They end by their own time as well.
+    if let Err(error) = conntrack::forget(&lease.addresses) {
+        log::debug!("{}", crate::report::chain(&error));
+    }
 }
 
 /// Whether it is said of something that the tables or their chains are not there.
@@ -368,8 +417,8 @@ fn route(destination: IpNet, gateway: Option<IpAddr>) -> Option<Route> {
     })
 }
 
-/// Held while a bridge is made, by everybody on this host.
-fn alone() -> Result<nix::fcntl::Flock<File>, BridgeError> {
+/// Held while a bridge is made, or rules that somebody removed, by everybody on this host.
+pub(super) fn alone() -> Result<nix::fcntl::Flock<File>, BridgeError> {
     let path = std::path::Path::new("/run/ampoule-network.lock");
     let lock = File::create(path).map_err(super::error::file("open", path))?;
     nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive)

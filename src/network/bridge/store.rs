@@ -22,6 +22,15 @@ use super::pool;
 /// Largest file that is read, in bytes.
 const LIMIT: u64 = 16 << 20;
 
+/// What the host's administrator says of all networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Where subnets come from.
+    pub pools: Pools,
+    /// Where ampoule has the host forward packets, none pass between interfaces that are no network's.
+    pub close_forwarding: bool,
+}
+
 /// Where subnets come from that nobody names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pools {
@@ -37,7 +46,7 @@ pub struct Pools {
 #[derive(Debug, Clone)]
 pub struct NetworkStore {
     folder: PathBuf,
-    pools: Pools,
+    settings: Settings,
 }
 
 /// Nobody else changes networks and leases while this is held.
@@ -48,8 +57,13 @@ pub struct Locked {
 
 impl NetworkStore {
     /// The networks below a data folder.
-    pub fn new(data: &Path, pools: Pools) -> Self {
-        Self { folder: data.join("networks"), pools }
+    pub fn new(data: &Path, settings: Settings) -> Self {
+        Self { folder: data.join("networks"), settings }
+    }
+
+    /// What holds for all of them.
+    pub fn settings(&self) -> Settings {
+        self.settings
     }
 
     /// Waits until nobody else changes anything.
@@ -197,7 +211,7 @@ impl NetworkStore {
         if has(&subnets, true) == 0 {
             let taken = others.iter().flat_map(|other| other.subnets.iter().map(|s| s.subnet));
             let mut used: Vec<IpNet> = taken.chain(host.iter().copied()).collect();
-            let Pools { default, others, prefix } = self.pools;
+            let Pools { default, others, prefix } = self.settings.pools;
             if name != DEFAULT {
                 // It may not be there yet.
                 used.push(IpNet::V4(default));
@@ -266,6 +280,28 @@ impl NetworkStore {
         write(&self.leases_of(network), &leases)
     }
 
+    /// Gives a container another name, by which others on its networks know it from here on.
+    pub fn rename(&self, owner: &str, name: &str) -> Result<(), BridgeError> {
+        let is_old = |lease: &Lease| {
+            lease.owner == owner && lease.names.first().is_some_and(|old| old != name)
+        };
+        for network in self.list()? {
+            if !self.leases(&network)?.iter().any(is_old) {
+                continue;
+            }
+            let _locked = self.lock()?;
+            let mut leases = self.leases(&network)?;
+            for lease in leases.iter_mut().filter(|lease| is_old(lease)) {
+                // Its own is the first.
+                if let Some(old) = lease.names.first_mut() {
+                    name.clone_into(old);
+                }
+            }
+            self.write_leases(&network, &leases)?;
+        }
+        Ok(())
+    }
+
     fn definition(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.json"))
     }
@@ -328,7 +364,7 @@ mod tests {
             others: "10.202.0.0/22".parse().unwrap(),
             prefix: 24,
         };
-        let store = NetworkStore::new(data.path(), pools);
+        let store = NetworkStore::new(data.path(), Settings { pools, close_forwarding: true });
         (data, store)
     }
 
@@ -376,6 +412,34 @@ mod tests {
         }
         store.forget(&network).unwrap();
         assert!(store.get("web").is_err());
+    }
+
+    #[test]
+    fn a_container_has_its_new_name_on_all_of_its_networks() {
+        let (_data, store) = store();
+        let lease = |owner: &str, names: &[&str]| Lease {
+            owner: owner.into(),
+            tap: "t".into(),
+            mac: [2, 0, 0, 0, 0, 1],
+            addresses: Vec::new(),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            dns: Vec::new(),
+            egress: crate::network::egress::Egress::default(),
+            published: Vec::new(),
+        };
+        let networks =
+            ["a", "b", "c"].map(|name| store.create(name, Wanted::default(), &[]).unwrap());
+        for network in &networks[..2] {
+            let leases = [lease("1", &["web", "111", "www"]), lease("2", &["db", "222", "web"])];
+            store.write_leases(network, &leases).unwrap();
+        }
+        store.rename("1", "shop").unwrap();
+        for network in &networks[..2] {
+            let leases = store.leases(network).unwrap();
+            assert_eq!(leases[0].names, ["shop", "111", "www"]);
+            assert_eq!(leases[1].names, ["db", "222", "web"]);
+        }
+        assert_eq!(store.leases(&networks[2]).unwrap(), []);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub const INET: Table = Table { family: Family::Inet, name: "ampoule" };
 
 /// A chain without rules that tells that all of this is there. Whoever changes this file's rules, sets or
 /// chains counts on.
-pub const MARK: &str = "layout-1";
+pub const MARK: &str = "layout-2";
 
 /// Where an egress that names no neighbours lets nothing pass to them.
 pub const TO_NEIGHBOURS: &str = "replies-only";
@@ -32,6 +32,8 @@ pub const TO_NEIGHBOURS: &str = "replies-only";
 pub const REFUSE: &str = "refuse";
 /// Refuses what is not of the internet.
 pub const PUBLIC: &str = "public";
+/// What is forwarded between interfaces that are no network's. Without rules where others decide about that.
+pub const OTHERS: &str = "others";
 /// Translates to published ports.
 const PUBLISHED: &str = "published";
 
@@ -182,6 +184,8 @@ pub fn ensure(batch: &mut Batch) {
     let chains: Vec<_> = bridge_chains().into_iter().map(|chain| (BRIDGE, chain)).collect();
     let chains: Vec<_> =
         chains.into_iter().chain(inet_chains().into_iter().map(|chain| (INET, chain))).collect();
+    // What is in that one follows from more than this.
+    batch.add_chain(INET, Chain { name: OTHERS, hook: None });
     for (table, (name, hook, _)) in &chains {
         batch.add_chain(*table, Chain { name, hook: *hook });
         batch.flush_chain(*table, name);
@@ -476,6 +480,7 @@ fn filter_chains() -> Vec<Rules> {
                 established(),
                 rule([from_one_of(BRIDGES), goto("leaving")]),
                 rule([to_one_of(BRIDGES), goto("entering")]),
+                goto(OTHERS),
             ],
         ),
         (

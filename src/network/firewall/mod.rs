@@ -6,7 +6,8 @@
 //! * [`network`], [`port`]: elements of those sets
 //! * [`words`]: what rules are made of
 //!
-//! No list of what was added is kept beside the kernel's own: what is removed is looked up there.
+//! No list of what was added is kept beside the kernel's own: what a network is changed by is looked up there,
+//! and what a port has follows from its rules, which whoever removes it knows.
 
 mod error;
 mod layout;
@@ -20,10 +21,13 @@ mod tests;
 mod words;
 
 pub use error::FirewallError;
-pub use rules::{NetworkRules, NoProtocol, PortRules, Protocol, Published};
+pub use rules::{Families, NetworkRules, NoProtocol, PortRules, Protocol, Published};
 
 use super::nft::{Batch, Element, Socket, Table};
 use layout::{BRIDGE, BRIDGES, INET, MARK, TAPS};
+
+/// Name of both tables.
+pub const TABLES: &str = BRIDGE.name;
 
 /// How often is tried again what somebody else has changed meanwhile.
 const TRIES: usize = 8;
@@ -62,6 +66,53 @@ impl Firewall {
         })
     }
 
+    /// Makes what is missing of a network with these ports, and of what all networks have in common, be it that
+    /// somebody has removed parts of it: whether anything was. What is there counts as whole.
+    pub fn put_back(
+        &mut self,
+        network: &NetworkRules,
+        ports: &[&PortRules],
+    ) -> Result<bool, FirewallError> {
+        self.ensure()?;
+        let mut missing = !self.has_network(&network.bridge)?;
+        if missing {
+            self.add_network(network)?;
+        }
+        for port in ports {
+            if !self.has_port(&port.tap)? {
+                self.add_port(port)?;
+                missing = true;
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Drops what is forwarded of these families between interfaces that are no network's, and of no others.
+    pub fn close_others(&mut self, families: Families) -> Result<(), FirewallError> {
+        let mut batch = Batch::default();
+        batch.flush_chain(INET, layout::OTHERS);
+        for (closed, six) in [(families.four, false), (families.six, true)] {
+            if closed {
+                let rule = words::rule([words::is_ip(six), words::drop()]);
+                batch.add_rule(INET, layout::OTHERS, &rule);
+            }
+        }
+        Ok(self.socket.commit(&batch)?)
+    }
+
+    fn has_network(&mut self, bridge: &str) -> Result<bool, FirewallError> {
+        let (element, chain) = (Element::new(words::name(bridge)), network::chain(bridge));
+        Ok(self.socket.element(INET, BRIDGES, &element)?.is_some()
+            && self.socket.has_chain(INET, &chain)?
+            && self.socket.has_chain(BRIDGE, &chain)?)
+    }
+
+    fn has_port(&mut self, tap: &str) -> Result<bool, FirewallError> {
+        let element = Element::new(words::name(tap));
+        Ok(self.socket.element(INET, TAPS, &element)?.is_some()
+            && self.socket.element(BRIDGE, TAPS, &element)?.is_some())
+    }
+
     /// Removes a network that has no ports any more. One that is not there is no failure.
     pub fn remove_network(&mut self, bridge: &str) -> Result<(), FirewallError> {
         check_name(bridge)?;
@@ -86,22 +137,20 @@ impl Firewall {
         let mut replaced = false;
         loop {
             let mut batch = Batch::default();
-            let added = port::add(&mut batch, port);
+            let (first, own) = port::add(&mut batch, port);
             let Err(error) = self.socket.commit(&batch) else { return Ok(()) };
             let Some((index, code)) = error.refusal() else { return Err(error.into()) };
-            if code == libc::ENOENT && index == added.network {
+            let refused = index.checked_sub(first).and_then(|index| own.get(index));
+            if code == libc::ENOENT && refused.is_some_and(|own| own.set == layout::FORWARDS) {
                 let bridge = port.bridge.clone();
                 return Err(FirewallError::NoNetwork { bridge, source: error });
             }
             if code != libc::EEXIST || replaced {
                 return Err(error.into());
             }
-            // The last published port that begins there or before, where one does.
-            let mut published = added.published.into_iter().rev();
-            if let Some((_, published, set, key)) = published.find(|(first, ..)| *first <= index) {
-                let elements = self.socket.elements(INET, set)?;
-                let holder = elements.into_iter().find(|element| element.key == key);
-                let holder = holder.and_then(|element| element.comment);
+            if let Some((own, published)) = refused.and_then(|own| Some((own, own.published?))) {
+                let there = self.socket.element(own.table, own.set, &own.element)?;
+                let holder = there.and_then(|element| element.comment);
                 if holder.as_ref() != Some(&port.tap) {
                     return Err(FirewallError::Taken {
                         port: published.host_port,
@@ -110,21 +159,46 @@ impl Firewall {
                     });
                 }
             }
-            self.remove_port(&port.tap)?;
+            self.clear_port(&port.tap)?;
             replaced = true;
         }
     }
 
-    /// Removes a port with what is published of it. One that is not there is no failure.
-    pub fn remove_port(&mut self, tap: &str) -> Result<(), FirewallError> {
-        check_name(tap)?;
+    /// Removes a port that was added by these rules. What is not there any more, or is another's by now, is
+    /// no failure.
+    pub fn remove_port(&mut self, port: &PortRules) -> Result<(), FirewallError> {
+        check_port(port)?;
+        let mut removals = port::removals(port, |own| {
+            let there = self.socket.element(own.table, own.set, &own.element)?;
+            Ok::<_, FirewallError>(there.is_some_and(|there| there.comment == own.element.comment))
+        })?;
+        let mut tries = 1;
+        loop {
+            let mut batch = Batch::default();
+            port::remove(&mut batch, &removals);
+            // All that is missing is told at once.
+            let refusals = self.socket.attempt(&batch)?;
+            let Some(first) = refusals.first() else { return Ok(()) };
+            let other = refusals.iter().find(|refusal| refusal.code != libc::ENOENT);
+            if other.is_some() || tries == TRIES {
+                return Err(batch.refused(*other.unwrap_or(first)).into());
+            }
+            tries += 1;
+            let missing = |index: usize| refusals.iter().any(|refusal| refusal.index == index);
+            let mut index = 0..;
+            removals.retain(|_| index.next().is_some_and(|index| !missing(index)));
+        }
+    }
+
+    /// Removes whatever there is of a port, by looking through all that there is of all.
+    fn clear_port(&mut self, tap: &str) -> Result<(), FirewallError> {
         self.until_unchanged(|this| {
             let mut there = Vec::new();
             for (table, set) in port::SETS {
                 there.push((table, set, this.socket.elements(table, set)?));
             }
             let mut batch = Batch::default();
-            port::remove(&mut batch, tap, &there);
+            port::clear(&mut batch, tap, &there);
             Ok(batch)
         })
     }

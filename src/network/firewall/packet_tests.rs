@@ -237,8 +237,107 @@ fn published_ports_are_reached_from_everywhere() {
     assert_eq!(two.tcp("10.9.0.1:53"), seen("10.9.0.3"));
     assert_eq!(two.udp("10.9.0.1:53"), seen("10.9.0.3"));
     assert_eq!(world.outside.tcp("192.168.7.1:53"), seen("192.168.7.2"));
-    world.firewall.remove_port("tap1").unwrap();
+    world.firewall.remove_port(&ports[0]).unwrap();
     refused(world.outside.tcp("192.168.7.1:8080"));
+}
+
+/// What a connected socket of UDP is answered.
+fn asked(socket: &UdpSocket) -> Option<String> {
+    // What was refused before is told first.
+    let _ = socket.take_error();
+    socket.send(b"hello").ok()?;
+    let mut text = [0; 64];
+    let length = socket.recv(&mut text).ok()?;
+    Some(String::from_utf8_lossy(&text[..length]).into())
+}
+
+#[test]
+fn a_connection_ends_with_the_container_that_it_leads_to() {
+    let mut ports = ports();
+    ports[0].published = vec![
+        published(None, 8080, "10.9.0.2:80", Protocol::Udp),
+        published(None, 8080, "fd00:9::2:80", Protocol::Udp),
+    ];
+    let Some(mut world) = World::new(&networks(), &ports) else { return };
+    let connect = |own: &str, to: &str| {
+        let socket = world.outside.socket(own);
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        socket.connect(to).unwrap();
+        socket
+    };
+    let four = connect("192.168.7.2:5000", "192.168.7.1:8080");
+    let six = connect("[2600:5::5]:5000", "[2600:5::1]:8080");
+    // One that the container has opened itself.
+    let own = world.guests[0].socket("10.9.0.2:6000");
+    own.connect("192.168.7.2:80").unwrap();
+    own.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert_eq!(asked(&own).as_deref(), Some("192.168.7.1"));
+    assert_eq!(asked(&four).as_deref(), Some("192.168.7.2"));
+    assert_eq!(asked(&six).as_deref(), Some("2600:5::5"));
+    let other = connect("192.168.7.2:5001", "192.168.7.1:8080");
+    assert_eq!(asked(&other).as_deref(), Some("192.168.7.2"));
+    // Rules are asked about first packets alone.
+    world.firewall.remove_port(&ports[0]).unwrap();
+    assert_eq!(asked(&four).as_deref(), Some("192.168.7.2"));
+    let forget = |addresses: &[std::net::IpAddr]| {
+        world.host.within(|| crate::network::conntrack::forget(addresses).unwrap())
+    };
+    assert_eq!(forget(&["10.9.0.9".parse().unwrap()]), 0);
+    assert_eq!(forget(&ports[0].addresses), 4);
+    assert_eq!(forget(&ports[0].addresses), 0);
+    for socket in [&four, &six] {
+        assert_eq!(asked(socket), None);
+    }
+    // What the client's packets have become meanwhile is the host's own affair.
+    forget(&["192.168.7.1".parse().unwrap(), "2600:5::1".parse().unwrap()]);
+    // Who publishes the same port next is asked next, by the same socket.
+    ports[1].published = vec![published(None, 8080, "10.9.0.3:80", Protocol::Udp)];
+    world.firewall.add_port(&ports[1]).unwrap();
+    assert_eq!(asked(&four).as_deref(), Some("192.168.7.2"));
+    let seen = world.host.within(|| crate::network::conntrack::forget(&ports[1].addresses));
+    assert_eq!(seen.unwrap(), 1);
+}
+
+#[test]
+fn what_is_no_networks_passes_unless_it_is_closed() {
+    let mut ports = ports();
+    ports[0].published = vec![published(None, 8080, "10.9.0.2:80", Protocol::Tcp)];
+    let Some(mut world) = World::new(&networks(), &ports) else { return };
+    // A second one outside, to whom the host is a router.
+    let side = Namespace::new();
+    world.host.run(&format!(
+        "ip link add side type veth peer name eth0 netns {}; ip link set side up
+         ip addr add 192.168.8.1/24 dev side; ip addr add 2600:8::1/64 dev side nodad",
+        side.path()
+    ));
+    side.run(
+        "ip addr add 192.168.8.2/24 dev eth0; ip addr add 2600:8::8/64 dev eth0 nodad
+         ip link set eth0 up; ip route add default via 192.168.8.1
+         ip -6 route add default via 2600:8::1",
+    );
+    world
+        .outside
+        .run("ip route add 192.168.8.0/24 via 192.168.7.1; ip route add 2600:8::/64 via 2600:5::1");
+    // The host takes up to a second to see that the cable is in.
+    assert!((0..25).any(|_| side.tcp("[2600:5::5]:80").is_ok()));
+    let asks = |firewall: &mut Firewall, four, six| {
+        firewall.close_others(Families { four, six }).unwrap();
+        for (to, closed) in [("192.168.7.2:80", four), ("[2600:5::5]:80", six)] {
+            assert_eq!(side.tcp(to).is_err(), closed, "{to} {four} {six}");
+        }
+        // Networks lead where they did.
+        world.guests[0].tcp("192.168.7.2:80").unwrap();
+        world.guests[0].tcp("[2600:5::5]:80").unwrap();
+        side.tcp("192.168.8.1:8080").unwrap();
+    };
+    for (four, six) in [(false, false), (true, true), (true, false), (false, true)] {
+        asks(&mut world.firewall, four, six);
+    }
+    // Making the rules anew, as a start would that saw none a moment ago, does not open it.
+    let mut again = Batch::default();
+    layout::ensure(&mut again);
+    world.firewall.socket.commit(&again).unwrap();
+    assert!(side.tcp("[2600:5::5]:80").is_err());
 }
 
 #[test]

@@ -28,13 +28,25 @@ pub const SETS: [(Table, &str); 15] = [
     (INET, PUBLISHED6_AT_PORT),
 ];
 
-/// What was asked for by some messages of a batch.
-#[derive(Debug, Default)]
-pub struct Added {
-    /// The network's chain.
-    pub network: usize,
-    /// For each published port the first message, its set and its key.
-    pub published: Vec<(usize, Published, &'static str, Vec<u8>)>,
+/// An element that a port has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    /// Of which table.
+    pub table: Table,
+    /// Of which set.
+    pub set: &'static str,
+    /// Itself.
+    pub element: Element,
+    /// What is published by it.
+    pub published: Option<Published>,
+}
+
+impl Own {
+    /// Elements of the bridge's table have the tap in their keys, others tell in their comment whose they are:
+    /// another port may have one of the same key by now.
+    pub fn is_sure(&self) -> bool {
+        self.table == BRIDGE
+    }
 }
 
 /// The chain of a port whose egress is its own, in both tables.
@@ -48,31 +60,62 @@ fn link_local(mac: [u8; 6]) -> Ipv6Addr {
     Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
 }
 
-/// Adds what a port has. All of it is new.
-pub fn add(batch: &mut Batch, port: &PortRules) -> Added {
+/// Adds what a port has: its elements, all of them new, and the message that the first of them is.
+pub fn add(batch: &mut Batch, port: &PortRules) -> (usize, Vec<Own>) {
+    if let Egress::Some { public, destinations } = &port.egress
+        && !destinations.is_empty()
+    {
+        add_chains(batch, &egress_chain(&port.tap), *public, destinations);
+    }
+    let first = batch.len();
+    let own = elements(port);
+    for Own { table, set, element, .. } in &own {
+        batch.add_new_element(*table, set, element);
+    }
+    (first, own)
+}
+
+/// The elements that a port has.
+pub fn elements(port: &PortRules) -> Vec<Own> {
     let tap = name(&port.tap);
     let of_tap = |address: IpAddr| [tap.clone(), octets(address)].concat();
     // In registers, six bytes are followed by two of nothing.
     let mac = [&tap[..], &port.mac, &[0; 2]].concat();
-    batch.add_new_element(BRIDGE, TAPS, &Element::new(tap.clone()));
-    let past_bridge = Element { comment: Some(port.tap.clone()), ..Element::new(tap.clone()) };
-    batch.add_new_element(INET, TAPS, &past_bridge);
-    batch.add_new_element(BRIDGE, MACS, &Element::new(mac));
-    let own = link_local(port.mac).into();
-    for address in addresses(port, own) {
+    let own = |table, set, element| Own { table, set, element, published: None };
+    let mut all = vec![
+        own(BRIDGE, TAPS, Element::new(tap.clone())),
+        own(INET, TAPS, noted(port, Element::new(tap.clone()))),
+        own(BRIDGE, MACS, Element::new(mac)),
+    ];
+    let link = link_local(port.mac).into();
+    for address in addresses(port, link) {
         let set = if address.is_ipv4() { ADDRESSES4 } else { ADDRESSES6 };
-        batch.add_new_element(BRIDGE, set, &Element::new(of_tap(address)));
+        all.push(own(BRIDGE, set, Element::new(of_tap(address))));
     }
-    let network = batch.len();
     let to = Data::Verdict(Verdict::Jump(network::chain(&port.bridge)));
-    batch.add_new_element(BRIDGE, FORWARDS, &Element::with(tap.clone(), to));
-    add_egress(batch, port, own);
-    let published = port.published.iter().map(|published| {
-        let index = batch.len();
-        let (set, key) = publish(batch, &port.tap, published);
-        (index, *published, set, key)
-    });
-    Added { network, published: published.collect() }
+    all.push(own(BRIDGE, FORWARDS, Element::with(tap.clone(), to)));
+    if let Some((beyond, neighbours)) = egress(port) {
+        all.push(own(BRIDGE, CLOSED, Element::with(tap, Data::Verdict(neighbours))));
+        for address in addresses(port, link) {
+            let set = if address.is_ipv4() { EGRESS4 } else { EGRESS6 };
+            let key = [name(&port.bridge), octets(address)].concat();
+            let element = Element::with(key, Data::Verdict(beyond.clone()));
+            all.push(own(INET, set, noted(port, element)));
+        }
+    }
+    for published in &port.published {
+        let element = |(set, element)| Own {
+            published: Some(*published),
+            ..own(INET, set, noted(port, element))
+        };
+        all.extend(publish(published).into_iter().map(element));
+    }
+    all
+}
+
+/// With the comment that tells whose it is.
+fn noted(port: &PortRules, element: Element) -> Element {
+    Element { comment: Some(port.tap.clone()), ..element }
 }
 
 /// Each once.
@@ -83,26 +126,16 @@ fn addresses(port: &PortRules, own: IpAddr) -> Vec<IpAddr> {
     addresses
 }
 
-fn add_egress(batch: &mut Batch, port: &PortRules, own: IpAddr) {
+/// What is done with what a port sends beyond its network, and to its neighbours; nothing where all is open.
+fn egress(port: &PortRules) -> Option<(Verdict, Verdict)> {
     let chain = egress_chain(&port.tap);
-    let (beyond, neighbours) = match &port.egress {
-        Egress::All => return,
-        Egress::None => (Verdict::Goto(REFUSE.into()), Verdict::Goto(TO_NEIGHBOURS.into())),
+    match &port.egress {
+        Egress::All => None,
+        Egress::None => Some((Verdict::Goto(REFUSE.into()), Verdict::Goto(TO_NEIGHBOURS.into()))),
         Egress::Some { destinations, .. } if destinations.is_empty() => {
-            (Verdict::Jump(PUBLIC.into()), Verdict::Goto(TO_NEIGHBOURS.into()))
+            Some((Verdict::Jump(PUBLIC.into()), Verdict::Goto(TO_NEIGHBOURS.into())))
         }
-        Egress::Some { public, destinations } => {
-            add_chains(batch, &chain, *public, destinations);
-            (Verdict::Jump(chain.clone()), Verdict::Goto(chain))
-        }
-    };
-    let closed = Element::with(name(&port.tap), Data::Verdict(neighbours));
-    batch.add_new_element(BRIDGE, CLOSED, &closed);
-    for address in addresses(port, own) {
-        let set = if address.is_ipv4() { EGRESS4 } else { EGRESS6 };
-        let key = [name(&port.bridge), octets(address)].concat();
-        let element = Element::with(key, Data::Verdict(beyond.clone()));
-        batch.add_new_element(INET, set, &Element { comment: Some(port.tap.clone()), ..element });
+        Egress::Some { .. } => Some((Verdict::Jump(chain.clone()), Verdict::Goto(chain))),
     }
 }
 
@@ -140,8 +173,8 @@ fn add_chains(batch: &mut Batch, chain: &str, public: bool, destinations: &[Dest
     batch.add_rule(INET, chain, &goto(if public { PUBLIC } else { REFUSE }));
 }
 
-/// Which set tells where it leads, and by which key.
-fn publish(batch: &mut Batch, tap: &str, published: &Published) -> (&'static str, Vec<u8>) {
+/// Which elements of which sets tell where it leads.
+fn publish(published: &Published) -> Vec<(&'static str, Element)> {
     let host = published.host.filter(|host| !host.is_unspecified());
     // Each part begins at a multiple of four bytes.
     let mut key = host.map(octets).unwrap_or_default();
@@ -150,23 +183,53 @@ fn publish(batch: &mut Batch, tap: &str, published: &Published) -> (&'static str
     key.extend([0; 2]);
     let port = [&published.container_port.to_be_bytes()[..], &[0; 2]].concat();
     let address = octets(published.container);
-    let mut add = |set, data| {
-        let element = Element::with(key.clone(), Data::Value(data));
-        batch.add_new_element(INET, set, &Element { comment: Some(tap.to_owned()), ..element });
-    };
-    let set = match (published.container, host) {
+    let element = |data| Element::with(key.clone(), Data::Value(data));
+    let [addresses, ports] = match (published.container, host) {
         (IpAddr::V4(_), to) => {
             let set = if to.is_some() { PUBLISHED4_AT } else { PUBLISHED4 };
-            add(set, [address, port].concat());
-            return (set, key);
+            return vec![(set, element([address, port].concat()))];
         }
         (IpAddr::V6(_), Some(_)) => [PUBLISHED6_AT, PUBLISHED6_AT_PORT],
         (IpAddr::V6(_), None) => [PUBLISHED6, PUBLISHED6_PORT],
     };
-    let [addresses, ports] = set;
-    add(addresses, address);
-    add(ports, published.container_port.to_be_bytes().into());
-    (addresses, key)
+    let port = published.container_port.to_be_bytes().into();
+    vec![(addresses, element(address)), (ports, element(port))]
+}
+
+/// What is removed as one with a port whose rules are known.
+#[derive(Debug, Clone)]
+pub enum Removal {
+    /// An element.
+    Element(Own),
+    /// A chain, after all that leads there.
+    Chain(Table, String),
+}
+
+/// What a port of these rules has. `is_own` tells of elements that another may have by now.
+pub fn removals<E>(
+    port: &PortRules,
+    mut is_own: impl FnMut(&Own) -> Result<bool, E>,
+) -> Result<Vec<Removal>, E> {
+    let mut all = Vec::new();
+    for own in elements(port) {
+        if own.is_sure() || is_own(&own)? {
+            all.push(Removal::Element(own));
+        }
+    }
+    if matches!(&port.egress, Egress::Some { destinations, .. } if !destinations.is_empty()) {
+        all.extend([BRIDGE, INET].map(|table| Removal::Chain(table, egress_chain(&port.tap))));
+    }
+    Ok(all)
+}
+
+/// Asks for the removal of all of these.
+pub fn remove(batch: &mut Batch, removals: &[Removal]) {
+    for removal in removals {
+        match removal {
+            Removal::Element(own) => batch.delete_element(own.table, own.set, &own.element),
+            Removal::Chain(table, chain) => batch.delete_chain(*table, chain),
+        }
+    }
 }
 
 /// Whether an element is a port's.
@@ -178,8 +241,8 @@ fn is_own(tap: &str, table: Table, element: &Element) -> bool {
     }
 }
 
-/// Removes what there is of a port.
-pub fn remove(batch: &mut Batch, tap: &str, there: &[(Table, &'static str, Vec<Element>)]) {
+/// Removes what there is of a port, whatever its rules were.
+pub fn clear(batch: &mut Batch, tap: &str, there: &[(Table, &'static str, Vec<Element>)]) {
     let chain = egress_chain(tap);
     let mut chains = Vec::new();
     for (table, set, elements) in there {

@@ -43,6 +43,15 @@ pub struct PortRules {
     pub published: Vec<Published>,
 }
 
+/// Families of addresses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Families {
+    /// IPv4.
+    pub four: bool,
+    /// IPv6.
+    pub six: bool,
+}
+
 /// A port of the host that leads to a container's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

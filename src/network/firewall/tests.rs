@@ -44,7 +44,7 @@ fn what_is_added_is_there_and_goes() {
     let others = show();
     let mut firewall = host.within(|| Firewall::open().unwrap());
     assert_eq!(firewall.ports().unwrap(), Vec::<String>::new());
-    firewall.remove_port("tap1").unwrap();
+    firewall.remove_port(&port("tap1", "br0", 1, &["10.9.0.2"])).unwrap();
     firewall.remove_network("br0").unwrap();
     firewall.ensure().unwrap();
     let empty = show();
@@ -103,10 +103,10 @@ fn what_is_added_is_there_and_goes() {
     firewall.add_port(&second).unwrap();
     assert_eq!(firewall.ports().unwrap(), ["tap1", "tap2"]);
     assert_eq!(firewall.networks().unwrap(), ["br0", "br1"]);
-    firewall.remove_port("tap2").unwrap();
-    firewall.remove_port("tap2").unwrap();
+    firewall.remove_port(&second).unwrap();
+    firewall.remove_port(&second).unwrap();
     assert_eq!(show(), with_port);
-    firewall.remove_port("tap1").unwrap();
+    firewall.remove_port(&first).unwrap();
     assert_eq!(show(), with_networks);
     for bridge in ["br0", "br1", "br0"] {
         firewall.remove_network(bridge).unwrap();
@@ -121,7 +121,8 @@ fn what_cannot_be_added_is_refused() {
     let Some(host) = Namespace::possible(&["nft", "nsenter"]) else { return };
     let mut firewall = host.within(|| Firewall::open().unwrap());
     for name in ["", "a b", "0123456789abcdef", "a;b", "a/b", "\u{e4}"] {
-        assert!(matches!(firewall.remove_port(name), Err(FirewallError::Name(_))), "{name}");
+        let port = port(name, "br0", 1, &["10.9.0.2"]);
+        assert!(matches!(firewall.remove_port(&port), Err(FirewallError::Name(_))), "{name}");
     }
     let mut wrong = port("tap1", "br0", 1, &["10.9.0.2"]);
     for bad in [
@@ -132,4 +133,55 @@ fn what_cannot_be_added_is_refused() {
         let refused = firewall.add_port(&wrong);
         assert!(matches!(refused, Err(FirewallError::Published(at)) if at == bad.container));
     }
+}
+
+#[test]
+fn of_a_port_all_goes_that_is_there_and_its_own() {
+    let Some(host) = Namespace::possible(&["nft", "nsenter"]) else { return };
+    let show = || host.run("nft -s list ruleset");
+    let mut firewall = host.within(|| Firewall::open().unwrap());
+    firewall.ensure().unwrap();
+    firewall.add_network(&network("br0", &["10.9.0.1/24", "fd00:9::1/64"])).unwrap();
+    let without = show();
+    let mut first = port("tap1", "br0", 1, &["10.9.0.2", "fd00:9::2"]);
+    first.egress = "public,10.0.0.0/8:443/tcp".parse().unwrap();
+    first.published.push(published(None, 80, "10.9.0.2:8080", Protocol::Tcp));
+    first.published.push(published(None, 81, "fd00:9::2:8080", Protocol::Udp));
+
+    // Somebody has taken parts of it away, of each kind one.
+    firewall.add_port(&first).unwrap();
+    host.run(
+        "nft delete element bridge ampoule taps { tap1 }
+         nft delete element bridge ampoule closed { tap1 }
+         nft delete chain bridge ampoule egress-tap1
+         nft delete element inet ampoule published4 { tcp . 80 }
+         nft delete element inet ampoule egress4 { br0 . 10.9.0.2 }",
+    );
+    firewall.remove_port(&first).unwrap();
+    assert_eq!(show(), without);
+
+    // Another has its address and its port of the host meanwhile: those stay.
+    firewall.add_port(&first).unwrap();
+    host.run(
+        "nft delete element inet ampoule published4 { tcp . 80 }
+         nft delete element inet ampoule egress4 { br0 . 10.9.0.2 }",
+    );
+    let mut second = port("tap2", "br0", 2, &["10.9.0.2"]);
+    second.egress = Egress::None;
+    second.published.push(published(None, 80, "10.9.0.2:8080", Protocol::Tcp));
+    firewall.add_port(&second).unwrap();
+    firewall.remove_port(&first).unwrap();
+    let others = show();
+    assert_eq!(firewall.ports().unwrap(), ["tap2"]);
+    for text in ["tcp . 80 comment \"tap2\"", "\"br0\" . 10.9.0.2 comment \"tap2\""] {
+        assert!(others.contains(text), "{text} is not in {others}");
+    }
+    firewall.remove_port(&second).unwrap();
+    assert_eq!(show(), without);
+
+    // All of it is gone: nothing to do.
+    firewall.add_port(&first).unwrap();
+    host.run("nft flush ruleset");
+    firewall.remove_port(&first).unwrap();
+    assert_eq!(show(), "");
 }

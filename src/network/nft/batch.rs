@@ -1,8 +1,11 @@
 //! Transactions: messages that the kernel does all of, or none.
 
+use std::io;
+
 use super::attributes::Attributes;
-use super::error::{NftError, Subject};
+use super::error::{NftError, Refusal, Subject};
 use super::expression::{Data, Expression};
+use super::netlink::message;
 
 /// `NFNL_SUBSYS_NFTABLES`.
 pub(super) const SUBSYSTEM: u16 = 10;
@@ -11,18 +14,18 @@ const BATCH_END: u16 = 0x11;
 
 // `NFT_MSG_*`.
 const NEW_TABLE: u16 = 0;
-const DELETE_TABLE: u16 = 2;
+pub(super) const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
 const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
-const NEW_ELEMENT: u16 = 12;
-const DELETE_ELEMENT: u16 = 14;
+pub(super) const NEW_ELEMENT: u16 = 12;
+pub(super) const DELETE_ELEMENT: u16 = 14;
 
 // From the kernel's include/uapi/linux/netfilter/nf_tables.h.
 const LIST_ELEM: u16 = 1;
-const TABLE_NAME: u16 = 1;
+pub(super) const TABLE_NAME: u16 = 1;
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
@@ -195,6 +198,11 @@ impl Element {
         Self { ends: true, ..Self::new(key) }
     }
 
+    /// What it is known by: data and comment do not matter to that.
+    pub(super) fn bare(&self) -> Self {
+        Self { data: None, comment: None, ..self.clone() }
+    }
+
     fn write(&self, a: &mut Attributes) {
         a.nest(ELEMENT_KEY, |a| Data::Value(self.key.clone()).write(a));
         if let Some(data) = &self.data {
@@ -211,6 +219,13 @@ impl Element {
             a.put(ELEMENT_USERDATA, &userdata);
         }
     }
+}
+
+/// One element of a set, as all messages about elements have it.
+pub(super) fn write_elements(a: &mut Attributes, table: Table, set: &str, element: &Element) {
+    a.put_text(ELEMENTS_TABLE, table.name);
+    a.put_text(ELEMENTS_SET, set);
+    a.nest(ELEMENTS, |a| a.nest(LIST_ELEM, |a| element.write(a)));
 }
 
 /// What the kernel is asked to do as one.
@@ -234,9 +249,13 @@ impl Batch {
         self.subjects.is_empty()
     }
 
-    /// What a message is about.
-    pub(super) fn subject(&self, index: usize) -> Option<&Subject> {
-        self.subjects.get(index)
+    /// The error that a refusal of one of its messages is.
+    pub fn refused(&self, Refusal { index, code }: Refusal) -> NftError {
+        let source = io::Error::from_raw_os_error(code);
+        match self.subjects.get(index) {
+            Some(subject) => NftError::Refused { subject: subject.clone(), index, source },
+            None => NftError::Answer,
+        }
     }
 
     /// Makes a table, if it is missing.
@@ -352,9 +371,7 @@ impl Batch {
 
     /// Removes an element, which is refused where it is not there.
     pub fn delete_element(&mut self, table: Table, set: &str, element: &Element) {
-        // Data and comment do not matter.
-        let element = Element { data: None, comment: None, ..element.clone() };
-        self.element(table, set, &element, DELETE_ELEMENT, 0, "delete");
+        self.element(table, set, &element.bare(), DELETE_ELEMENT, 0, "delete");
     }
 
     /// One message each, so that a refusal tells which it was.
@@ -368,11 +385,7 @@ impl Batch {
         verb: &'static str,
     ) {
         let subject = Subject { verb, what: "an element of set", name: set.into() };
-        self.message(kind, flags, table, subject, |a| {
-            a.put_text(ELEMENTS_TABLE, table.name);
-            a.put_text(ELEMENTS_SET, set);
-            a.nest(ELEMENTS, |a| a.nest(LIST_ELEM, |a| element.write(a)));
-        });
+        self.message(kind, flags, table, subject, |a| write_elements(a, table, set, element));
     }
 
     fn message(
@@ -416,29 +429,4 @@ impl Batch {
         bytes.extend(bracket(BATCH_END)?);
         Ok(bytes)
     }
-}
-
-/// A message of netfilter's: netlink's header, `struct nfgenmsg`, attributes.
-pub(super) fn message(
-    kind: u16,
-    flags: u16,
-    number: u32,
-    family: u8,
-    resource: u16,
-    attributes: &[u8],
-) -> Option<Vec<u8>> {
-    let length = u32::try_from(20 + attributes.len()).ok()?;
-    let request = u16::try_from(libc::NLM_F_REQUEST).ok()?;
-    let mut bytes = Vec::with_capacity(20 + attributes.len());
-    bytes.extend(length.to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend((flags | request).to_ne_bytes());
-    bytes.extend(number.to_ne_bytes());
-    // The port: the kernel knows.
-    bytes.extend([0; 4]);
-    // NFNETLINK_V0.
-    bytes.extend([family, 0]);
-    bytes.extend(resource.to_be_bytes());
-    bytes.extend(attributes);
-    Some(bytes)
 }

@@ -38,6 +38,15 @@ impl NftError {
     }
 }
 
+/// A message of a batch that the kernel does not do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which message it was.
+    pub index: usize,
+    /// Why: an error's number.
+    pub code: i32,
+}
+
 /// What a message is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {

@@ -10,16 +10,21 @@
 //! * [`expression`]: what rules consist of; pure
 //! * [`batch`]: tables, chains, sets, elements and rules, as messages; pure
 //! * [`socket`]: the kernel's end
+//! * [`events`]: tables that somebody removes
+//! * [`netlink`]: what that has in common with other subsystems of netfilter
 
 pub mod attributes;
 pub mod batch;
 mod error;
+pub mod events;
 pub mod expression;
+pub mod netlink;
 pub mod socket;
 #[cfg(test)]
 mod tests;
 
 pub use batch::{Batch, Chain, Element, Family, Hook, Kind, Set, Table};
-pub use error::NftError;
+pub use error::{NftError, Refusal};
+pub use events::{Events, Heard};
 pub use expression::{Data, Expression, Register, Verdict};
 pub use socket::Socket;

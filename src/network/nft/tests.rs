@@ -203,3 +203,62 @@ fn of_a_batch_all_is_done_or_nothing() {
     socket.commit(&more).unwrap();
     assert_eq!(socket.elements(TABLE, "numbers").unwrap().len(), 5000);
 }
+
+/// Whether something was told that is still to be heard.
+fn is_told(events: &Events) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() == 1
+}
+
+#[test]
+fn tables_that_go_are_heard_of_and_elements_wake_nobody() {
+    let Some(namespace) = Namespace::possible(&["nft", "nsenter"]) else { return };
+    let mut socket = namespace.within(|| Socket::open().unwrap());
+    socket.commit(&filled()).unwrap();
+    let mut events = namespace.within(|| Events::open().unwrap());
+    let element = Element::with(vec![6, 0, 0, 0, 0, 80, 0, 0], Data::Value(vec![0; 8]));
+    let mut add = Batch::default();
+    add.add_new_element(TABLE, "numbers", &element);
+    let mut delete = Batch::default();
+    delete.delete_element(TABLE, "numbers", &element);
+    for batch in [&add, &delete, &add] {
+        socket.commit(batch).unwrap();
+        assert!(!is_told(&events));
+    }
+    // What wakes for nothing.
+    namespace.run(
+        "nft add chain inet test further; nft add table inet other; nft delete table inet other",
+    );
+    assert!(is_told(&events));
+    assert_eq!(events.heard("test").unwrap(), Heard::Nothing);
+    assert!(!is_told(&events));
+    for end in ["nft flush ruleset", "nft delete table inet test"] {
+        socket.commit(&filled()).unwrap();
+        namespace.run(end);
+        assert_eq!(events.heard("test").unwrap(), Heard::Gone, "{end}");
+        assert_eq!(events.heard("test").unwrap(), Heard::Nothing);
+    }
+}
+
+#[test]
+fn more_than_there_is_room_for_is_told_as_such() {
+    let Some(namespace) = Namespace::possible(&["nft", "nsenter"]) else { return };
+    let mut socket = namespace.within(|| Socket::open().unwrap());
+    let mut events = namespace.within(|| Events::open().unwrap());
+    let other = Table { name: "other", ..TABLE };
+    // More than the few hundred KiB that a socket has room for by default.
+    for _ in 0..2000 {
+        for add in [true, false] {
+            let mut batch = Batch::default();
+            if add {
+                batch.add_table(other)
+            } else {
+                batch.delete_table(other)
+            }
+            socket.commit(&batch).unwrap();
+        }
+    }
+    assert_eq!(events.heard("test").unwrap(), Heard::Overrun);
+    assert_eq!(events.heard("test").unwrap(), Heard::Nothing);
+}

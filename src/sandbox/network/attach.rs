@@ -16,7 +16,7 @@ use super::names::OfNetworks;
 use super::options::{Attachment, NetworkMode, NetworkOptions};
 use crate::network::bridge::leases::Asked;
 use crate::network::bridge::port::host_subnets;
-use crate::network::bridge::{Endpoint, Network, NetworkStore, Port, definition};
+use crate::network::bridge::{Endpoint, Guard, Network, NetworkStore, Port, definition};
 use crate::network::dns::DnsServer;
 use crate::network::egress::Egress;
 use crate::network::passt::{self, Passt};
@@ -47,7 +47,11 @@ pub struct Who<'a> {
 /// What a container has of networks. Dropped, all is undone.
 #[derive(Debug, Default)]
 pub struct Attached {
+    /// The first to go: it does not put back what is being undone.
+    guard: Option<Guard>,
     ports: Vec<Port>,
+    /// How many there have been.
+    count: u32,
     joined: Option<Joined>,
     passt: Option<Passt>,
     /// Taps of interfaces that were joined, until the monitor has them.
@@ -60,7 +64,7 @@ pub struct Attached {
 
 /// The networks of a data folder.
 pub fn store(places: &Places) -> Result<NetworkStore, SandboxError> {
-    Ok(NetworkStore::new(&places.data, Config::load()?.network.pools()))
+    Ok(NetworkStore::new(&places.data, Config::load()?.network.settings()))
 }
 
 impl Attached {
@@ -139,8 +143,16 @@ impl Attached {
             dns: options.dns.clone(),
             queues: who.vcpus,
         };
+        // What is removed while the port is made is heard of, too.
+        let guard = match self.guard.take() {
+            Some(guard) => guard,
+            None => Guard::start(store.settings())?,
+        };
+        let guard = self.guard.insert(guard);
         let port = Port::open(store, network, endpoint)?;
-        self.interfaces.push(port.interface(&format!("eth{slot}"), first));
+        guard.keep(&port);
+        self.interfaces.push(port.interface(&format!("eth{slot}"), self.count));
+        self.count = self.count.saturating_add(1);
         self.ports.push(port);
         Ok(())
     }
@@ -200,7 +212,11 @@ impl Attached {
         let Some(index) = self.ports.iter().position(|port| port.slot == slot) else {
             return Ok(());
         };
-        Ok(self.ports.remove(index).close()?)
+        let port = self.ports.remove(index);
+        if let Some(guard) = &self.guard {
+            guard.let_go(&port.lease.tap);
+        }
+        Ok(port.close()?)
     }
 
     fn join(&mut self, path: &Path) -> Result<(), AttachError> {
@@ -293,6 +309,7 @@ impl Attached {
 
     /// Undoes it: the guest has ended.
     pub fn close(self) -> Result<(), AttachError> {
+        drop(self.guard);
         let mut result = Ok(());
         for port in self.ports {
             result = result.and(port.close().map_err(AttachError::from));
@@ -331,7 +348,7 @@ fn told_of_user(passt: &Passt) -> OnNetwork {
 }
 
 fn told(port: &Port) -> OnNetwork {
-    let interface = port.interface("", false);
+    let interface = port.interface("", 0);
     OnNetwork {
         network: port.network.name.clone(),
         id: port.network.id.clone(),

@@ -133,6 +133,9 @@ fn answer(agent: &'static Agent, request: Request, mut body: Vec<u8>) -> Result<
         Request::RemoveInterface { namespace, slot, name } => {
             network::remove(agent, &namespace, slot, &name).map(|()| Reply::Done)
         }
+        Request::WriteFiles { container, files } => {
+            container::rewrite(agent, &container, &files).map(|()| Reply::Done)
+        }
         Request::Start(id) => container::start(agent, &id).map(|()| Reply::Done),
         Request::Exec(exec) => {
             container::exec(agent, *exec, &body).map(|pid| Reply::Created { pid })

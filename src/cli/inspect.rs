@@ -157,7 +157,9 @@ fn networks(state: &State) -> Value {
                 "IPv6Gateway": gateway(false),
                 "GlobalIPv6Address": address(false),
                 "GlobalIPv6PrefixLen": of(false).map_or(0, |cidr| cidr.prefix()),
-                "DNSNames": on.names,
+                // By the first it is known as it is called now.
+                "DNSNames": on.names.iter().take(1).map(|_| &state.name)
+                    .chain(on.names.iter().skip(1)).collect::<Vec<_>>(),
             }),
         )
     };

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args as ClapArgs;
 
 use super::{Failure, Global};
-use crate::sandbox::{Registry, events};
+use crate::sandbox::{Registry, events, network};
 
 /// Give a container another name
 #[derive(Debug, ClapArgs)]
@@ -25,5 +25,6 @@ pub fn run(args: &Args, global: &Global) -> Result<ExitCode, Failure> {
     let mut renamed = entry.state;
     let old = [("oldName", std::mem::replace(&mut renamed.name, args.name.clone()))];
     events::tell(registry.places(), "rename", &renamed, &old);
+    network::rename(registry.places(), &renamed.id, &args.name)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -17,8 +17,16 @@ fn a_running_container_comes_and_goes() {
     assert!(lab.ok(&["network", "inspect", "back"]).contains("198.51.100.9/24"));
     lab.output(&["network", "connect", "back", "web"]).fails(125, &["already attached"]);
     lab.output(&["network", "rm", "back"]).fails(125, &["active endpoints"]);
+    let hosts = ["exec", "web", "sh", "-c", "grep -o '^[0-9.]*' /etc/hosts"];
+    assert_eq!(lab.ok(&hosts), "127.0.0.1\n10.201.0.2\n198.51.100.9\n");
+    let way_out = ["exec", "web", "sh", "-c", "ip route get 192.0.2.1 | grep -o 'via.*dev eth.'"];
+    assert_eq!(lab.ok(&way_out), "via 10.201.0.1 dev eth0\n");
     lab.ok(&["network", "disconnect", "bridge", "web"]);
     assert_eq!(lab.ok(&exec), "lo 127.0.0.1/8\neth1 198.51.100.9/24\n");
+    // The network that is left leads everywhere.
+    assert_eq!(lab.ok(&hosts), "127.0.0.1\n198.51.100.9\n");
+    assert_eq!(lab.ok(&way_out), "via 198.51.100.1 dev eth1\n");
+    lab.ok(&["exec", "web", "ping", "-c", "1", "-W", "5", "-q", "192.0.2.1"]);
     // It is where it was left when it is started again.
     lab.ok(&["restart", "-t", "1", "web"]);
     assert_eq!(lab.ok(&exec), "lo 127.0.0.1/8\neth0 198.51.100.9/24\n");

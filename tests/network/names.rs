@@ -31,6 +31,24 @@ fn containers_of_a_users_network_find_each_other_by_name() {
 }
 
 #[test]
+fn a_new_name_is_known_at_once() {
+    needs_networks!();
+    let lab = Lab::new();
+    lab.ok(&["network", "create", "front"]);
+    lab.ok(&["run", "-d", "--network", "front", "--name", "web", "busybox", "sleep", "inf"]);
+    lab.ok(&["run", "-d", "--network", "front", "--name", "asks", "busybox", "sleep", "inf"]);
+    let known = |name: &str| {
+        let script = format!("nslookup {name} > /dev/null 2>&1 && echo known || echo unknown");
+        lab.ok(&["exec", "asks", "sh", "-c", &script])
+    };
+    assert_eq!((known("web"), known("shop")), ("known\n".into(), "unknown\n".into()));
+    lab.ok(&["rename", "web", "shop"]);
+    assert_eq!((known("web"), known("shop")), ("unknown\n".into(), "known\n".into()));
+    assert_eq!(lab.settings("shop")["Networks"]["front"]["DNSNames"][0], "shop");
+    lab.ok(&["rm", "-f", "shop", "asks"]);
+}
+
+#[test]
 fn files_are_dockers() {
     needs_networks!();
     let lab = Lab::new();

@@ -318,6 +318,14 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Write files anew that a container has got with [`Create::files`]: it sees them at once. One that it has not
+    /// got is refused. [`Reply::Done`].
+    WriteFiles {
+        /// The container.
+        container: String,
+        /// Which, and what is in them.
+        files: Vec<SmallFile>,
+    },
     /// Connect to a TCP port of the pod's loopback interface. [`Reply::Done`]; from there on the
     /// connection carries what is sent to and fro, with half-close. No request may follow on it.
     Forward {

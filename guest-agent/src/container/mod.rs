@@ -28,6 +28,7 @@ use ampoule_protocol::message::{ExitStatus, INIT, ProcessId, Stats, Stdio};
 pub use create::create;
 pub use delete::delete;
 pub use exec::exec;
+pub use files::rewrite;
 pub use kill::{kill, kill_everything};
 pub use layer::{Layer, layer, root};
 pub use pause::{pause, resume};

@@ -166,11 +166,20 @@ impl Drop for Attaching {
     }
 }
 
+/// The files that tell a container of its network, with their places.
+pub fn files(
+    attached: &Attached,
+    hostname: &str,
+    options: &Options,
+) -> Vec<(SmallFile, &'static str)> {
+    let taken = |place: &Path| options.mounts.iter().any(|mount| mount.target == place);
+    attached.files(hostname, &options.network, taken)
+}
+
 /// Mounts the files that tell a container of its network: those that the agent is to write.
 fn add_files(spec: &mut Spec, attached: &Attached, options: &Options) -> Vec<SmallFile> {
     let hostname = spec.hostname().clone().unwrap_or_default();
-    let taken = |place: &Path| options.mounts.iter().any(|mount| mount.target == place);
-    let files = attached.files(&hostname, &options.network, taken);
+    let files = files(attached, &hostname, options);
     bind_files(spec, files.iter().map(|(file, place)| (file.name.as_str(), *place)));
     files.into_iter().map(|(file, _)| file).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use ampoule_protocol::message::{Event, ExitStatus, Request};
+use ampoule_protocol::message::{Event, ExitStatus, Request, SmallFile};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::super::container::{CONTAINER, Running};
@@ -15,11 +15,14 @@ use super::super::network::{AttachError, Attachment, Who, own_namespace};
 use super::super::options::Options;
 use super::super::outlet::Outlet;
 use super::super::places::Places;
+use super::super::registry::Registry;
 use super::super::signals::{self, Patience, Signals};
 use super::super::state::Status;
+use super::begin;
 use super::home::Home;
 use super::joiners::{Host, Joiners};
 use crate::agent::{Client, EXCHANGE_TIME, Events};
+use crate::report::chain;
 
 /// A container whose program runs, and all that its keeper listens to.
 pub struct Keeping<'a> {
@@ -185,7 +188,10 @@ impl Keeping<'_> {
         let sandbox = self.home.own().ok_or_else(no_sandbox)?;
         let Sandbox { machine, state, attached, .. } = &mut *sandbox;
         let shape = self.options.shape();
-        let who = Who { id: &state.id, name: &state.name, vcpus: shape.vcpus };
+        // It may have another name by now.
+        let named = Registry::new(self.places).find(&state.id);
+        let name = named.map_or_else(|_| state.name.clone(), |entry| entry.state.name);
+        let who = Who { id: &state.id, name: &name, vcpus: shape.vcpus };
         let network = &self.options.network;
         let request =
             attached.connect_one(self.places, who, network, attachment, shape.slots.nets)?;
@@ -201,6 +207,7 @@ impl Keeping<'_> {
             return Err(error);
         }
         state.networks = attached.told();
+        tell_hosts(sandbox, self.hostname, self.options);
         sandbox.write_state()
     }
 
@@ -219,6 +226,7 @@ impl Keeping<'_> {
         machine.guest.unplug_net(slot)?;
         attached.disconnect_one(slot)?;
         state.networks = attached.told();
+        tell_hosts(sandbox, self.hostname, self.options);
         sandbox.write_state()?;
         Ok(taken?)
     }
@@ -246,6 +254,26 @@ impl Keeping<'_> {
         self.home.state().status = to;
         self.home.write_state()
     }
+}
+
+/// Tells a container in `/etc/hosts` which addresses it has by now, unless it has a file of its own there.
+fn tell_hosts(sandbox: &Sandbox, hostname: &str, options: &Options) {
+    let files = begin::files(&sandbox.attached, hostname, options);
+    let files: Vec<_> = files.into_iter().map(|(file, _)| file).filter(is_hosts).collect();
+    if files.is_empty() {
+        return;
+    }
+    let request = Request::WriteFiles { container: CONTAINER.to_owned(), files };
+    let told = Client::open(&sandbox.machine.vsock(), EXCHANGE_TIME)
+        .and_then(|mut agent| agent.call(&request));
+    // It is on its networks whatever it reads of them.
+    if let Err(error) = told {
+        log::warn!("/etc/hosts is as it was before: {}", chain(&error));
+    }
+}
+
+fn is_hosts(file: &SmallFile) -> bool {
+    file.name == "hosts"
 }
 
 /// What is asked of a sandbox, of one who is in another's.

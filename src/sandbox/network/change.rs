@@ -1,9 +1,11 @@
 //! A container comes to a network, or leaves one, while it runs or while it does not.
 
+use super::attach::store;
 use super::error::AttachError;
 use super::options::{Attachment, NetworkMode};
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::keeper_socket::{Ask, ask};
+use crate::sandbox::places::Places;
 use crate::sandbox::registry::Entry;
 
 /// Puts a container on one more network.
@@ -40,6 +42,11 @@ pub fn disconnect(entry: &Entry, network: &str, force: bool) -> Result<(), Sandb
         }
     }
     Ok(record.write(entry.folder.container())?)
+}
+
+/// Has others on its networks know a container by another name.
+pub fn rename(places: &Places, id: &str, name: &str) -> Result<(), SandboxError> {
+    Ok(store(places)?.rename(id, name).map_err(AttachError::from)?)
 }
 
 /// Whether there is a guest to be changed.

@@ -19,7 +19,7 @@ use ampoule_protocol::message::Cidr;
 use serde::{Deserialize, Serialize};
 
 pub use attach::{Attached, FILES, Who, find, own_namespace, store};
-pub use change::{connect, disconnect};
+pub use change::{connect, disconnect, rename};
 pub use error::AttachError;
 pub use options::{Attachment, Host, NetworkMode, NetworkOptions};
 

@@ -49,7 +49,8 @@ fn a_container_is_made_started_waited_for_stopped_and_started_again() {
     ampoule.output(&["start", "-a", "job"]).fails(125, &["running"]);
 
     until_ready(&ampoule, "job", 1);
-    let waiting = ampoule.spawn(&["wait", "job"]);
+    // By its id: it may look after the name has changed.
+    let waiting = ampoule.spawn(&["wait", id]);
     ampoule.output(&["rename", "job", "work"]).gives(0, "");
     ampoule.output(&["stop", "work"]).gives(0, "work\n");
     assert_eq!(waiting.wait_with_output().unwrap().stdout, b"3\n");

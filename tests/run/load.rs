@@ -41,13 +41,14 @@ fn many_are_run_a_few_at_a_time_and_nothing_is_left() {
                     let name = format!("c{number}");
                     let args = ["--name", &name, "busybox", "sh", "-c", "hostname; exit 3"];
                     match number % 3 {
-                        0 => assert_eq!(
-                            ampoule.output(&[&["run", "--rm"], &args[..]].concat()).code,
-                            3
-                        ),
+                        0 => {
+                            let run = ampoule.output(&[&["run", "--rm"], &args[..]].concat());
+                            assert_eq!(run.code, 3, "{run:?}");
+                        }
                         1 => {
                             ampoule.ok(&[&["create"], &args[..]].concat());
-                            assert_eq!(ampoule.output(&["start", "-a", &name]).code, 3);
+                            let started = ampoule.output(&["start", "-a", &name]);
+                            assert_eq!(started.code, 3, "{started:?}");
                             ampoule.ok(&["rm", &name]);
                         }
                         _ => {

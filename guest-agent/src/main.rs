@@ -76,6 +76,7 @@ struct Agent {
     shares: Shares,
     identity: Identity,
     pod: pod::State,
+    prepared: network::Prepared,
     held: snapshot::Held,
     /// The agent's own binary, run anew as the setup stage.
     program: PathBuf,
@@ -140,6 +141,7 @@ fn run(transport: &Transport, ending: Ending, entered_us: u64) -> Result<()> {
         shares: Shares::new(),
         identity,
         pod: pod::State::new(),
+        prepared: network::Prepared::new(),
         program,
         held: snapshot::Held::new(),
         ending,

@@ -106,7 +106,7 @@ enum Afterwards {
 impl Afterwards {
     fn of(request: &Request) -> Self {
         match request {
-            Request::BecomeTemplate => Self::LetGoOfHost,
+            Request::BecomeTemplate { .. } => Self::LetGoOfHost,
             Request::Shutdown => Self::End,
             _ => Self::Nothing,
         }
@@ -162,7 +162,9 @@ fn answer(agent: &'static Agent, request: Request, mut body: Vec<u8>) -> Result<
             shutdown::prepare(agent);
             Ok(Reply::Done)
         }
-        Request::BecomeTemplate => snapshot::become_template(agent).map(|()| Reply::Done),
+        Request::BecomeTemplate { networked } => {
+            snapshot::become_template(agent, networked).map(|()| Reply::Done)
+        }
         Request::Wake(wake) => {
             // The seed is in it.
             random::wipe(&mut body);

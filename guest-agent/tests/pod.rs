@@ -8,7 +8,7 @@ mod sandbox;
 use ampoule_protocol::message::{
     ErrorKind, Interface, Neighbour, NetworkNamespace, Pod, ProcessId, Request, Route, Stdio,
 };
-use sandbox::{Sandbox, can_run, changed};
+use sandbox::{Sandbox, can_run, changed, wake};
 use serde_json::{Value, json};
 
 /// Makes and starts a container in the pod, which sleeps.
@@ -227,4 +227,74 @@ fn interfaces_need_a_namespace_that_is_not_the_guests() {
     request.spec = changed(&["true"], |spec| in_pod(spec, &WITH_PIDS));
     let (kind, _) = rpc.error(Request::Create(Box::new(request)));
     assert_eq!(kind, ErrorKind::NotFound);
+}
+
+#[test]
+fn what_a_template_has_prepared_is_the_first_networked_containers() {
+    if !can_run() {
+        return;
+    }
+    let Some(mut sandbox) = Sandbox::start_with_devices(1) else { return };
+    let rpc = sandbox.rpc();
+    rpc.done(Request::BecomeTemplate { networked: true });
+    sandbox.hear_the_end();
+    drop(rpc);
+    let rpc = sandbox.rpc();
+    rpc.done(Request::Wake(Box::new(wake(1))));
+    sandbox.listen();
+    // Who gets no interface has none.
+    sleeper(&sandbox, "alone", &[]);
+    assert_eq!(inside(&sandbox, "alone", "ls /sys/class/net"), "lo\n");
+    let start = |name: &str, id: u8| {
+        let mut request = sandbox.request(name, &[], Stdio::default());
+        request.spec = changed(&["sleep", "1000"], |_| ());
+        request.networked = true;
+        rpc.created(Request::Create(Box::new(request)));
+        let mac = [2, 0, 0, 0, 7, id];
+        rpc.done(Request::Network {
+            namespace: NetworkNamespace::Container(name.into()),
+            interfaces: vec![Interface { mac, ..interface(0, "eth0") }],
+        });
+        rpc.done(Request::Start(ProcessId::init(name)));
+        let show = "ls /sys/class/net; ip addr show dev eth0; ip route show dev eth0";
+        let out = inside(&sandbox, name, show);
+        let mac = format!("02:00:00:00:07:{id:02x}");
+        let own = format!("inet6 fe80::ff:fe00:7{id:02x}/64");
+        for part in
+            ["eth0\nlo\n", ",UP", &mac, "inet 10.9.0.2/24", "inet6 fd00:9::2/64", &own, "mtu 1400"]
+        {
+            assert!(out.contains(part), "no {part:?} in {out}");
+        }
+    };
+    start("first", 1);
+    rpc.done(Request::RemoveInterface {
+        namespace: NetworkNamespace::Container("first".into()),
+        slot: 0,
+        name: "eth0".into(),
+    });
+    // The next one makes its own.
+    start("second", 2);
+    assert_eq!(inside(&sandbox, "first", "ls /sys/class/net"), "lo\n");
+}
+
+#[test]
+fn what_a_template_has_prepared_is_in_nobodys_way() {
+    if !can_run() {
+        return;
+    }
+    let Some(mut sandbox) = Sandbox::start_with_devices(1) else { return };
+    let rpc = sandbox.rpc();
+    rpc.done(Request::BecomeTemplate { networked: true });
+    sandbox.hear_the_end();
+    drop(rpc);
+    let rpc = sandbox.rpc();
+    rpc.done(Request::Wake(Box::new(wake(1))));
+    sandbox.listen();
+    rpc.done(Request::Pod(Box::default()));
+    sleeper(&sandbox, "a", &SHARED);
+    rpc.done(Request::Network {
+        namespace: NetworkNamespace::Pod,
+        interfaces: vec![interface(0, "web")],
+    });
+    assert_eq!(inside(&sandbox, "a", "ls /sys/class/net"), "lo\nweb\n");
 }

@@ -25,7 +25,7 @@ fn a_template_lets_go_of_its_host_and_wakes_for_another() {
     }
     let mut sandbox = Sandbox::start();
     let rpc = sandbox.rpc();
-    rpc.done(Request::BecomeTemplate);
+    rpc.done(Request::BecomeTemplate { networked: false });
     sandbox.hear_the_end();
     drop(rpc);
 
@@ -47,9 +47,9 @@ fn a_guest_with_containers_is_no_template() {
     let rpc = sandbox.rpc();
     let request = sandbox.request("c", &["true"], Stdio::default());
     rpc.created(Request::Create(Box::new(request)));
-    assert_eq!(rpc.error(Request::BecomeTemplate).0, ErrorKind::WrongState);
+    assert_eq!(rpc.error(Request::BecomeTemplate { networked: false }).0, ErrorKind::WrongState);
     rpc.done(Request::Delete { container: "c".into() });
-    rpc.done(Request::BecomeTemplate);
+    rpc.done(Request::BecomeTemplate { networked: false });
     rpc.done(Request::Shutdown);
 }
 

@@ -259,6 +259,7 @@ fn keep_in(
     if network.len() > 1 || Kind::Prestart.is_in(spec) || Kind::CreateRuntime.is_in(spec) {
         translated.shape.slots.nets = Slots::POD.nets;
     }
+    translated.networked = network.has_first_interface();
     // The third is held: its end would be the guest's.
     let mut moments = Moments { create_us: now_us(), ..Moments::default() };
     let (mut machine, running, _events) = begin(job, &translated, signals, &mut made.warnings)?;
@@ -371,6 +372,7 @@ fn request(job: &CreateJob, translated: &Translated, ends: &Ends) -> Create {
         },
         block_devices: Vec::new(),
         files: Vec::new(),
+        networked: translated.networked,
         user: None,
         stdio: Streams::names(INIT, ends, terminal),
     }

@@ -63,6 +63,11 @@ impl Network {
         self.waiting.len()
     }
 
+    /// Whether the container gets the interface that its guest may have made ready.
+    pub fn has_first_interface(&self) -> bool {
+        self.waiting.iter().any(|interface| interface.guest.is_first())
+    }
+
     /// Gives the guest what it does not have yet. Its container is there, and does not run yet.
     pub fn give(&mut self, machine: &mut Machine) -> Result<(), OciError> {
         let namespace = NetworkNamespace::Container(CONTAINER.to_owned());

@@ -85,6 +85,8 @@ pub struct Translated {
     pub shape: Shape,
     /// Whether a control group of the host was named for it.
     pub grouped: bool,
+    /// The container gets the interface that its guest may have made ready.
+    pub networked: bool,
     /// Processors of the host that the machine may run on; all where none is named.
     pub processors: Vec<usize>,
     /// What was asked for and is not done, each with its reason: none of it is the container's own.
@@ -144,6 +146,7 @@ pub fn translate(
         host_rootfs,
         shape,
         grouped,
+        networked: false,
         processors,
         warnings,
     })

@@ -179,6 +179,7 @@ fn create(made: ContainerSpec, source: RootfsSource, stdio: Stdio) -> Create {
         rootfs: Rootfs { source, writable: WritableLayer::Tmpfs { size: None } },
         block_devices: Vec::new(),
         files: Vec::new(),
+        networked: false,
         identity: HookState::default(),
         user: user_name(made.user, made.groups),
         stdio,

@@ -496,7 +496,10 @@ fn snapshot(wanted: &Wanted<'_>, folder: &Path) -> Result<(), SandboxError> {
     let mut client =
         Client::open(&vsock, EXCHANGE_TIME).map_err(|e| boxed(guest.or_its_death(e)))?;
     rehearse(&mut client).map_err(|e| boxed(guest.or_its_death(e)))?;
-    client.call(&Request::BecomeTemplate).map_err(|e| boxed(guest.or_its_death(e)))?;
+    let networked = wanted.shape.slots == Slots::CONTAINER;
+    client
+        .call(&Request::BecomeTemplate { networked })
+        .map_err(|e| boxed(guest.or_its_death(e)))?;
     // Both ends of both connections are gone before the snapshot: a guest that believes in one would
     // first have to be told that it is not there.
     client.end_requests().map_err(|e| boxed(guest.or_its_death(e)))?;

@@ -251,6 +251,7 @@ impl Sandbox {
             rootfs,
             block_devices,
             files: Vec::new(),
+            networked: false,
             user: None,
             stdio: Streams::names(&format!("{container}-init"), &ends, paths.terminal),
         };

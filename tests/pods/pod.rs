@@ -121,6 +121,7 @@ pub fn container(name: &str, source: RootfsSource) -> Create {
         block_devices: Vec::<BlockDevice>::new(),
         identity: HookState::default(),
         files: Vec::new(),
+        networked: false,
         user: None,
         stdio: Stdio::default(),
     }

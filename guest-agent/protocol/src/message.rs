@@ -157,6 +157,10 @@ pub struct Create {
     /// [`Create::file`], from where the spec's mounts take it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<SmallFile>,
+    /// The [first](Interface::is_first) interface will be added ([`Request::Network`]), to a network namespace
+    /// that it has for itself: the agent may have made both ready.
+    #[serde(default)]
+    pub networked: bool,
     /// Streams of its first process.
     #[serde(default)]
     pub stdio: Stdio,
@@ -417,7 +421,11 @@ pub enum Request {
     /// Get ready for a snapshot that later guests are restored from: let go of the host, so that no
     /// connection is open but the one that this came on. [`Reply::Done`]; the host then closes that
     /// one too, and the agent waits for [`Request::Wake`].
-    BecomeTemplate,
+    BecomeTemplate {
+        /// Its guests' first containers are mostly [networked](Create::networked), and no pods'.
+        #[serde(default)]
+        networked: bool,
+    },
     /// First request to a guest that was restored from a snapshot: take what makes it another guest
     /// than its twins, before anything else is asked of it. [`Reply::Done`].
     Wake(Box<Wake>),

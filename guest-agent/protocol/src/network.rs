@@ -62,6 +62,17 @@ pub struct Interface {
     pub neighbours: Vec<Neighbour>,
 }
 
+impl Interface {
+    /// Name of the first one.
+    pub const FIRST: &str = "eth0";
+
+    /// Whether it is the device and has the name that the agent may have made ready: see
+    /// [`Create::networked`](crate::message::Create::networked).
+    pub fn is_first(&self) -> bool {
+        self.slot == 0 && self.name == Self::FIRST
+    }
+}
+
 /// A route over an interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {

@@ -1,5 +1,6 @@
 //! `Create`: a container and its first process, up to the point where that waits for the start.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -42,6 +43,7 @@ pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i
     files::check(&request.files)?;
     let shares = shares::entries(&request.rootfs, &request.spec)?;
 
+    let network = prepared_network(agent, &request, &namespaces);
     let own_files = request.files;
     let container = Arc::new(Container {
         cgroup: Cgroup::of_container(&request.container),
@@ -61,8 +63,14 @@ pub fn create(agent: &'static Agent, request: Create, body: Vec<u8>) -> Result<i
         owner.map_or(Ok(()), |owner| container.cgroup.delegate(owner))?;
         files::write(&container.name, &own_files)
     });
-    let job = Job::Create { disk: disks.root, layer: disks.layer, block_devices: disks.numbers };
-    let created = made.and_then(|()| populate(agent, &container, &rules, stdio, job));
+    let job = Job::Create {
+        disk: disks.root,
+        layer: disks.layer,
+        block_devices: disks.numbers,
+        network: network.is_some(),
+    };
+    let work = Work { job, network, stdio };
+    let created = made.and_then(|()| populate(agent, &container, &rules, work));
     if created.is_err() {
         // The first failure is the one to tell.
         let _ = delete::discard(agent, &container);
@@ -136,12 +144,32 @@ fn cgroup_owner(request: &Create) -> Result<Option<u32>> {
     Ok(Ids::new("linux.uidMappings", mappings)?.outside(uid))
 }
 
+/// What the setup stage gets.
+struct Work {
+    job: Job,
+    network: Option<File>,
+    stdio: Stdio,
+}
+
+/// The network namespace that is ready, for a container that would make one like it: it may not belong to another
+/// user namespace, and what the spec sets there by name holds for interfaces that come later.
+fn prepared_network(
+    agent: &Agent,
+    request: &Create,
+    namespaces: &spec::Namespaces,
+) -> Option<File> {
+    let makes = |kind| namespaces.new.contains(kind);
+    let sysctls = request.spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+    let tunes = sysctls.is_some_and(|all| all.keys().any(|name| name.starts_with("net")));
+    let like_it = makes(CloneFlags::CLONE_NEWNET) && !makes(CloneFlags::CLONE_NEWUSER) && !tunes;
+    if request.networked && like_it { agent.prepared.give_to(&request.container) } else { None }
+}
+
 fn populate(
     agent: &'static Agent,
     container: &Arc<Container>,
     rules: &devices::Rules,
-    stdio: Stdio,
-    job: Job,
+    work: Work,
 ) -> Result<i32> {
     agent.watcher.watch_memory(&container.name, &container.cgroup);
     let on_exit = {
@@ -149,11 +177,12 @@ fn populate(
         move |process: &Process, code| container.init_exited(process, code)
     };
     let launched = Launch {
-        job,
+        job: work.job,
         requests: &[&container.request],
         cgroup: &container.cgroup,
         join: None,
-        stdio,
+        network: work.network,
+        stdio: work.stdio,
     };
     let Launched { process, control, layer } = launch(agent, launched, on_exit)?;
     container.add_process(INIT, process.clone())?;

@@ -30,6 +30,7 @@ pub fn exec(agent: &'static Agent, request: Exec, body: &[u8]) -> Result<i32> {
         requests: &[body, &container.request],
         cgroup: &container.cgroup,
         join: Some(init.pidfd()),
+        network: None,
         stdio,
     };
     let Launched { process, control, .. } = launch::launch(agent, launched, on_exit)?;

@@ -1,5 +1,6 @@
 //! Runs a setup stage up to the point where its process waits for the start.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio as CommandStdio};
@@ -22,6 +23,8 @@ pub struct Launch<'a> {
     pub cgroup: &'a Cgroup,
     /// The process whose namespaces it joins.
     pub join: Option<&'a OwnedFd>,
+    /// The network namespace that a new container has in place of one that it makes.
+    pub network: Option<File>,
     /// Its stdio.
     pub stdio: Stdio,
 }
@@ -47,6 +50,7 @@ pub fn launch(
     let procs = launch.cgroup.procs()?;
     let mut descriptors: Vec<BorrowedFd<'_>> = vec![procs.as_fd()];
     descriptors.extend(launch.join.map(AsFd::as_fd));
+    descriptors.extend(launch.network.as_ref().map(AsFd::as_fd));
     descriptors.extend(launch.stdio.process_side.iter().map(AsFd::as_fd));
 
     let control = spawn(agent)?;

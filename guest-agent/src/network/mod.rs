@@ -3,6 +3,7 @@
 //! `eth0` for the first, are down, and nobody uses them.
 
 mod netlink;
+mod prepared;
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -15,6 +16,7 @@ use nix::sched::{CloneFlags, setns};
 use crate::error::{Doing, Error, Result};
 use crate::{Agent, pod, thread};
 use netlink::Netlink;
+pub use prepared::Prepared;
 
 /// What Linux takes for a packet's length on a virtio device.
 const MTUS: std::ops::RangeInclusive<u32> = 68..=65535;
@@ -24,13 +26,27 @@ pub fn add(agent: &Agent, namespace: &NetworkNamespace, interfaces: &[Interface]
     check(interfaces)?;
     // Looked up and moved from here, the agent's own namespace.
     let outside = open_netlink()?;
-    let devices =
-        interfaces.iter().map(|interface| device(interface.slot)).collect::<Result<Vec<u32>>>()?;
+    let prepared = match namespace {
+        NetworkNamespace::Pod => false,
+        NetworkNamespace::Container(name) => agent.prepared.is_new_in(name),
+    };
+    if !prepared && interfaces.iter().any(|interface| interface.slot == prepared::SLOT) {
+        agent.prepared.let_go()?;
+    }
+    let find = |interface: &Interface| {
+        // It may be there already.
+        if prepared && interface.is_first() { Ok(None) } else { device(interface.slot).map(Some) }
+    };
+    let devices = interfaces.iter().map(find).collect::<Result<Vec<Option<u32>>>>()?;
     within(agent, namespace, &mut || {
         let inside = Inside::open()?;
         for (interface, device) in interfaces.iter().zip(&devices) {
-            let added =
-                inside.take(&outside, *device, interface).and_then(|()| inside.set(interface));
+            let added = match device {
+                Some(device) => inside
+                    .take(&outside, *device, interface.slot, &interface.name)
+                    .and_then(|()| inside.set(interface)),
+                None => inside.set(interface).and_then(|()| prepared::wake()),
+            };
             if added.is_err() {
                 // The first failure is the one to tell.
                 let done = interfaces.iter().take_while(|other| other.slot != interface.slot);
@@ -128,14 +144,17 @@ impl Inside {
     }
 
     /// Moves a device here.
-    fn take(&self, outside: &Netlink, device: u32, interface: &Interface) -> Result<()> {
-        let name = &interface.name;
-        if if_nametoindex(name.as_str()).is_ok() {
-            return Err(Error::AlreadyExists { what: "interface", name: name.clone() });
+    fn take(&self, outside: &Netlink, device: u32, slot: u8, name: &str) -> Result<()> {
+        if if_nametoindex(name).is_ok() {
+            return Err(Error::AlreadyExists { what: "interface", name: name.to_owned() });
         }
         outside
             .move_to(device, self.namespace.as_fd(), name)
-            .doing(|| format!("move network device {} to {name}", interface.slot))
+            .doing(|| format!("move network device {slot} to {name}"))
+    }
+
+    fn bring_up(&self, index: u32, name: &str) -> Result<()> {
+        self.netlink.set_up(index, true).doing(|| format!("bring interface {name} up"))
     }
 
     fn set(&self, interface: &Interface) -> Result<()> {
@@ -145,7 +164,7 @@ impl Inside {
         self.netlink
             .change(index, *mac, *mtu)
             .doing(told(format!("set the hardware address {mac:02x?} and the MTU {mtu:?}")))?;
-        self.netlink.set_up(index, true).doing(|| format!("bring interface {name} up"))?;
+        self.bring_up(index, name)?;
         for address in &interface.addresses {
             self.netlink
                 .add_address(index, *address)

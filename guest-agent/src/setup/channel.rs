@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Doing, Error, Result};
 
-/// Most descriptors that one message carries: cgroup, pidfd and three of stdio.
+/// Most descriptors that one message carries: cgroup, pidfd or network namespace, and three of stdio.
 const MAX_DESCRIPTORS: usize = 5;
 
 /// What the agent tells a setup stage after its job.

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use ampoule_protocol::message::UserName;
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
 
 use super::devices::Made;
@@ -42,8 +42,8 @@ pub struct Setting {
 /// Makes and joins the container's namespaces, up to the fork.
 ///
 /// A user namespace takes away what this process may do to the guest: root file system, sources of
-/// mounts and devices are prepared before.
-pub fn enter(around: &Around, stdio: &[OwnedFd]) -> Result<Staged> {
+/// mounts and devices are prepared before. `network` is a namespace that it need not make.
+pub fn enter(around: &Around, stdio: &[OwnedFd], network: Option<OwnedFd>) -> Result<Staged> {
     let spec = &around.spec;
     let namespaces = Namespaces::of(spec)?;
     namespaces::join_others(&namespaces)?;
@@ -62,7 +62,12 @@ pub fn enter(around: &Around, stdio: &[OwnedFd]) -> Result<Staged> {
         users.enter()?;
         root = rootfs::move_into_own_namespace()?;
     }
-    namespaces::unshare_new(namespaces.new - CloneFlags::CLONE_NEWNS)?;
+    let mut made = CloneFlags::CLONE_NEWNS;
+    if let Some(network) = network {
+        made |= CloneFlags::CLONE_NEWNET;
+        setns(network, CloneFlags::CLONE_NEWNET).doing(|| "join the network namespace")?;
+    }
+    namespaces::unshare_new(namespaces.new - made)?;
     Ok(Staged { namespaces, root, layer, sources, devices })
 }
 

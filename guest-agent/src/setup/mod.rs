@@ -86,6 +86,8 @@ pub enum Job {
         layer: Option<PathBuf>,
         /// Numbers of the disks that it has as devices, in the request's order.
         block_devices: Vec<libc::dev_t>,
+        /// Its network namespace comes along, and is not to be made.
+        network: bool,
     },
     /// In a container that runs: an `Exec` follows, and the container's `Create`.
     Join {
@@ -122,7 +124,7 @@ impl Target {
     fn receive(control: &UnixStream, job: &Job) -> Result<Self> {
         let out_of_turn = || Error::Invalid("the job's request is another one".into());
         match (job, request(control)?) {
-            (Job::Create { disk, layer, block_devices: numbers }, Request::Create(create)) => {
+            (Job::Create { disk, layer, block_devices: numbers, .. }, Request::Create(create)) => {
                 let Create { mut spec, rootfs, user, mut identity, container, .. } = *create;
                 let block_devices =
                     create.block_devices.into_iter().zip(numbers.iter().copied()).collect();
@@ -175,6 +177,8 @@ struct Descriptors {
     cgroup: OwnedFd,
     /// The process whose namespaces are joined.
     join: Option<OwnedFd>,
+    /// The network namespace that is a new container's.
+    network: Option<OwnedFd>,
     /// stdin, stdout and stderr; none where the process has a terminal.
     stdio: Vec<OwnedFd>,
 }
@@ -184,16 +188,18 @@ impl Descriptors {
         let mut descriptors = descriptors.into_iter();
         let missing = || Error::Invalid("the job lacks a descriptor".into());
         let cgroup = descriptors.next().ok_or_else(missing)?;
-        let join = match job {
-            Job::Create { .. } => None,
-            Job::Join { .. } => Some(descriptors.next().ok_or_else(missing)?),
+        let mut next = || descriptors.next().ok_or_else(missing).map(Some);
+        let (join, network) = match job {
+            Job::Create { network: false, .. } => (None, None),
+            Job::Create { network: true, .. } => (None, next()?),
+            Job::Join { .. } => (next()?, None),
         };
         let stdio: Vec<OwnedFd> = descriptors.collect();
         let expected = if terminal { 0 } else { 3 };
         if stdio.len() != expected {
             return Err(missing());
         }
-        Ok(Self { cgroup, join, stdio })
+        Ok(Self { cgroup, join, network, stdio })
     }
 }
 
@@ -250,9 +256,9 @@ fn become_process(control: &UnixStream) -> Result<()> {
     let score = target.process.oom_score_adj().unwrap_or(0);
     std::fs::write("/proc/self/oom_score_adj", score.to_string())
         .doing(|| format!("set the OOM score adjustment {score}"))?;
-    let Descriptors { join, stdio, .. } = descriptors;
+    let Descriptors { join, network, stdio, .. } = descriptors;
     let staged = match &target.container {
-        Some(around) => Some(create::enter(around, &stdio)?),
+        Some(around) => Some(create::enter(around, &stdio, network)?),
         None => None,
     };
     if let (Job::Join { namespaces, pid }, Some(member)) = (job, &join) {

@@ -219,6 +219,7 @@ impl Sandbox {
             },
             block_devices: Vec::new(),
             files: Vec::new(),
+            networked: false,
             identity: HookState::default(),
             user: None,
             stdio,

@@ -126,6 +126,7 @@ fn once(
     sandbox.attached.plug(&mut sandbox.machine.guest, &options.rates.network)?;
     let mut create = container::on_image(made, sandbox.state.layer, ends);
     create.files = files;
+    create.networked = sandbox.attached.has_first_interface();
     let network = sandbox.attached.request();
     let starting = container::start(&vsock, create, network, wake, Then::Start)
         .map_err(|error| sandbox.machine.guest.or_its_death(error))?;

@@ -268,6 +268,11 @@ impl Attached {
         })
     }
 
+    /// Whether the container gets the interface that its guest may have made ready.
+    pub fn has_first_interface(&self) -> bool {
+        self.interfaces.iter().any(message::Interface::is_first)
+    }
+
     /// What of a namespace the guest does not get, and why.
     pub fn warnings(&self) -> &[String] {
         self.joined.as_ref().map_or(&[], Joined::left_out)

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -88,6 +88,23 @@ pub struct Passt {
 pub fn find() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
     std::env::split_paths(&path).map(|folder| folder.join(PROGRAM)).find(|path| path.is_file())
+}
+
+/// What those of 2024-08 and later can do. Which version it is, not every one tells.
+const OF_2024: &str = "--map-host-loopback";
+
+/// Whether long transfers come through it: those of one of March 2023 (Debian 12's) stall, and some of their bytes
+/// come twice; with one of May 2025 they do not.
+///
+/// # Errors
+/// It cannot be run.
+pub fn is_sound(program: &Path) -> io::Result<bool> {
+    let told = Command::new(program).arg("--help").stdin(Stdio::null()).output()?;
+    Ok(is_of_2024(&told.stdout) || is_of_2024(&told.stderr))
+}
+
+fn is_of_2024(help: &[u8]) -> bool {
+    String::from_utf8_lossy(help).contains(OF_2024)
 }
 
 impl Passt {
@@ -296,6 +313,15 @@ mod tests {
         assert!(has_way_out(&line("00", "eth0")));
         assert!(!has_way_out(&line("00", "lo")) && !has_way_out(&line("40", "eth0")));
         assert!(!has_way_out("") && !has_way_out("x y z\n"));
+    }
+
+    #[test]
+    fn an_old_one_is_known_by_what_it_cannot_do() {
+        let common = "  --no-map-gw\t\tDon't map gateway address to host\n";
+        let newer =
+            format!("  --map-host-loopback ADDR\tTranslate ADDR to refer to host\n{common}");
+        assert!(is_of_2024(newer.as_bytes()));
+        assert!(!is_of_2024(common.as_bytes()) && !is_of_2024(b"\xff\xfe"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What networks of containers need.
 
-use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use nix::unistd::geteuid;
 
@@ -20,12 +20,12 @@ pub fn look(host: &HostFiles) -> Group {
             ("taps", of_tun(fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun"))),
             ("rules", of_rules(rules)),
             ("IPv6", of_ipv6(host)),
-            ("passt", of_passt(passt::find())),
+            ("passt", of_passt(passt::find(), passt::is_sound)),
         ],
     )
 }
 
-fn of_tun(opened: std::io::Result<fs::File>) -> Finding {
+fn of_tun(opened: io::Result<fs::File>) -> Finding {
     match opened {
         Ok(_) => Finding::Good("/dev/net/tun can be opened".into()),
         Err(error) => Finding::Weak(
@@ -62,13 +62,23 @@ fn of_ipv6(host: &HostFiles) -> Finding {
     }
 }
 
-fn of_passt(program: Option<PathBuf>) -> Finding {
-    match program {
-        Some(program) => Finding::Good(program.display().to_string()),
-        None => Finding::Weak(
+fn of_passt(program: Option<PathBuf>, sound: fn(&Path) -> io::Result<bool>) -> Finding {
+    let Some(program) = program else {
+        return Finding::Weak(
             "there is none: without root containers have no network".into(),
             "apt-get install passt",
+        );
+    };
+    let name = program.display();
+    match sound(&program) {
+        Ok(true) => Finding::Good(name.to_string()),
+        Ok(false) => Finding::Weak(
+            format!("{name} is older than August 2024: through one of 2023 long transfers stall"),
+            "install a newer one, such as Debian 13's",
         ),
+        Err(error) => {
+            Finding::Weak(format!("{name} does not run: {error}"), "apt-get install passt")
+        }
     }
 }
 
@@ -79,11 +89,15 @@ mod tests {
 
     #[test]
     fn what_is_missing_comes_with_what_brings_it() {
-        let refused = std::io::Error::from_raw_os_error(libc::ENOENT);
+        let refused = io::Error::from_raw_os_error(libc::ENOENT);
         assert!(matches!(of_tun(Err(refused)), Finding::Weak(..)));
         assert!(matches!(of_rules(None), Finding::Weak(..)));
         assert!(matches!(of_rules(Some(Ok(Vec::new()))), Finding::Good(_)));
-        assert!(matches!(of_passt(None), Finding::Weak(..)));
+        let found = |sound| of_passt(Some("/usr/bin/passt".into()), sound);
+        assert!(matches!(of_passt(None, |_| Ok(true)), Finding::Weak(..)));
+        assert!(matches!(found(|_| Ok(true)), Finding::Good(_)));
+        assert!(matches!(found(|_| Ok(false)), Finding::Weak(..)));
+        assert!(matches!(found(|_| Err(io::ErrorKind::NotFound.into())), Finding::Weak(..)));
         let (_root, files) = host(&[("proc/sys/net/ipv6/x", "")]);
         assert!(matches!(of_ipv6(&files), Finding::Good(_)));
         let (_root, files) = host(&[]);

@@ -8,7 +8,7 @@ mod sandbox;
 use ampoule_protocol::message::{
     ErrorKind, Interface, Neighbour, NetworkNamespace, Pod, ProcessId, Request, Route, Stdio,
 };
-use sandbox::{Sandbox, can_run, changed, wake};
+use sandbox::{Sandbox, can_run, changed};
 use serde_json::{Value, json};
 
 /// Makes and starts a container in the pod, which sleeps.
@@ -235,13 +235,7 @@ fn what_a_template_has_prepared_is_the_first_networked_containers() {
         return;
     }
     let Some(mut sandbox) = Sandbox::start_with_devices(1) else { return };
-    let rpc = sandbox.rpc();
-    rpc.done(Request::BecomeTemplate { networked: true });
-    sandbox.hear_the_end();
-    drop(rpc);
-    let rpc = sandbox.rpc();
-    rpc.done(Request::Wake(Box::new(wake(1))));
-    sandbox.listen();
+    let rpc = sandbox.woken_from_template(true);
     // Who gets no interface has none.
     sleeper(&sandbox, "alone", &[]);
     assert_eq!(inside(&sandbox, "alone", "ls /sys/class/net"), "lo\n");
@@ -283,13 +277,7 @@ fn what_a_template_has_prepared_is_in_nobodys_way() {
         return;
     }
     let Some(mut sandbox) = Sandbox::start_with_devices(1) else { return };
-    let rpc = sandbox.rpc();
-    rpc.done(Request::BecomeTemplate { networked: true });
-    sandbox.hear_the_end();
-    drop(rpc);
-    let rpc = sandbox.rpc();
-    rpc.done(Request::Wake(Box::new(wake(1))));
-    sandbox.listen();
+    let rpc = sandbox.woken_from_template(true);
     rpc.done(Request::Pod(Box::default()));
     sleeper(&sandbox, "a", &SHARED);
     rpc.done(Request::Network {

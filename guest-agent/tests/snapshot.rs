@@ -24,14 +24,7 @@ fn a_template_lets_go_of_its_host_and_wakes_for_another() {
         return;
     }
     let mut sandbox = Sandbox::start();
-    let rpc = sandbox.rpc();
-    rpc.done(Request::BecomeTemplate { networked: false });
-    sandbox.hear_the_end();
-    drop(rpc);
-
-    let rpc = sandbox.rpc();
-    rpc.done(Request::Wake(Box::new(wake(1))));
-    sandbox.listen();
+    let _rpc = sandbox.woken_from_template(false);
     let (status, out, err) = sandbox.run("c", &["sh", "-c", "echo awake"]);
     assert_eq!((status.code, out.as_str(), err.as_str()), (0, "awake\n", ""));
     // The new connection is the host now: its end is the guest's.

@@ -25,6 +25,7 @@ mod import;
 mod inspect;
 mod keeper;
 mod kill;
+mod labels;
 mod load;
 mod login;
 mod logout;

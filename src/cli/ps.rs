@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::age::age;
 use super::arguments::Filters;
 use super::format::{Format, List};
+use super::labels::{LabelFilter, listed};
 use super::port;
 use super::{Failure, Global};
 use crate::network::firewall::Published;
@@ -144,10 +145,7 @@ fn is_wanted(entry: &Entry, filters: &Filters, made: impl Fn(&str) -> Option<Tim
 }
 
 fn is_wanted_as(options: &Options, filters: &Filters) -> bool {
-    let label = |wanted: &str| match wanted.split_once('=') {
-        Some((key, value)) => options.labels.get(key).is_some_and(|label| label == value),
-        None => options.labels.contains_key(wanted),
-    };
+    let label = |wanted: &str| LabelFilter::new(wanted).fits(&options.labels);
     let volume = |wanted: &str| {
         let is_it = |mount: &MountPoint| {
             mount.volume() == Some(wanted) || mount.target.as_os_str() == wanted
@@ -216,7 +214,6 @@ impl Row {
             ),
         };
         let options = entry.record().map(|record| record.options).unwrap_or_default();
-        let labels = options.labels.iter().map(|(key, value)| format!("{key}={value}"));
         let mounts: Vec<String> = options.mounts.iter().filter_map(mounted).collect();
         let volumes = options.mounts.iter().filter(|mount| mount.volume().is_some()).count();
         Self {
@@ -229,7 +226,7 @@ impl Row {
             state: state.status,
             status,
             names: state.name.clone(),
-            labels: labels.collect::<Vec<_>>().join(","),
+            labels: listed(&options.labels),
             mounts: mounts.join(","),
             local_volumes: volumes.to_string(),
             networks: options.network.mode.names().join(","),

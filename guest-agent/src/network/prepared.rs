@@ -81,12 +81,15 @@ impl Prepared {
     /// Gives it to a container, which is going to be told its addresses. Only one can have it.
     pub fn give_to(&self, container: &str) -> Option<File> {
         let mut state = self.state();
-        if !matches!(*state, State::Ready(_)) {
-            return None;
-        }
-        match std::mem::replace(&mut *state, State::Given(container.to_owned())) {
-            State::Ready(namespace) => Some(namespace),
-            State::None | State::Given(_) => None,
+        match std::mem::replace(&mut *state, State::None) {
+            State::Ready(namespace) => {
+                *state = State::Given(container.to_owned());
+                Some(namespace)
+            }
+            other => {
+                *state = other;
+                None
+            }
         }
     }
 

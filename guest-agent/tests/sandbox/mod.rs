@@ -271,6 +271,18 @@ impl Sandbox {
         self.ready = rpc.0;
     }
 
+    /// Makes a template of it, which wakes for another host: a connection of that one's.
+    pub fn woken_from_template(&mut self, networked: bool) -> Rpc {
+        let rpc = self.rpc();
+        rpc.done(Request::BecomeTemplate { networked });
+        self.hear_the_end();
+        drop(rpc);
+        let rpc = self.rpc();
+        rpc.done(Request::Wake(Box::new(wake(1))));
+        self.listen();
+        rpc
+    }
+
     /// The agent's exit code, once the host has gone.
     pub fn abandon(mut self) -> i32 {
         self.ready.shutdown(std::net::Shutdown::Both).unwrap();

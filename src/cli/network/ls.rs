@@ -6,6 +6,7 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use super::super::format::{Format, List};
+use super::super::labels::listed;
 use super::super::{Failure, Global};
 use super::{Filter, filter, fits, store};
 use crate::network::bridge::Network;
@@ -69,8 +70,6 @@ struct Row {
 
 impl Row {
     fn of(network: &Network, whole: bool) -> Self {
-        let labels: Vec<String> =
-            network.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         Self {
             created_at: network.created.to_string(),
             driver: "bridge",
@@ -78,7 +77,7 @@ impl Row {
             ipv4: "true",
             ipv6: network.gateways().any(|gateway| gateway.is_ipv6()).to_string(),
             internal: network.internal.to_string(),
-            labels: labels.join(","),
+            labels: listed(&network.labels),
             name: network.name.clone(),
             scope: "local",
         }

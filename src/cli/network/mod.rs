@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 pub use inspect::mac;
 
+use super::labels::LabelFilter;
 use super::{Failure, Global};
 use crate::network::bridge::{Network, NetworkStore};
 use crate::sandbox::network::{self, NetworkMode};
@@ -91,7 +92,7 @@ enum Filter {
     Name(String),
     Id(String),
     Driver(String),
-    Label(String, Option<String>),
+    Label(LabelFilter),
 }
 
 /// `name=PART`, `id=BEGINNING`, `driver=bridge`, `label=KEY[=VALUE]`.
@@ -101,11 +102,7 @@ fn filter(text: &str) -> Result<Filter, String> {
         "name" => Ok(Filter::Name(value.to_owned())),
         "id" => Ok(Filter::Id(value.to_owned())),
         "driver" => Ok(Filter::Driver(value.to_owned())),
-        "label" => {
-            let (key, value) =
-                value.split_once('=').map_or((value, None), |(k, v)| (k, Some(v.to_owned())));
-            Ok(Filter::Label(key.to_owned(), value))
-        }
+        "label" => Ok(Filter::Label(LabelFilter::new(value))),
         _ => Err("networks are filtered by name=…, id=…, driver=… and label=…".into()),
     }
 }
@@ -115,10 +112,7 @@ fn fits(filters: &[Filter], network: &Network) -> bool {
         Filter::Name(part) => network.name.contains(part.as_str()),
         Filter::Id(beginning) => network.id.starts_with(beginning.as_str()),
         Filter::Driver(driver) => driver == "bridge",
-        Filter::Label(key, wanted) => network
-            .labels
-            .get(key)
-            .is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value)),
+        Filter::Label(label) => label.fits(&network.labels),
     };
     let kind = std::mem::discriminant::<Filter>;
     filters.iter().all(|filter| {

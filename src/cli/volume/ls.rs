@@ -6,6 +6,7 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use super::super::format::{Format, List};
+use super::super::labels::listed;
 use super::super::{Failure, Global};
 use super::{Filter, filter, fits, store, users};
 use crate::volume::Volume;
@@ -52,10 +53,9 @@ struct Row {
 
 impl From<Volume> for Row {
     fn from(volume: Volume) -> Self {
-        let labels = volume.record.labels.iter().map(|(key, value)| format!("{key}={value}"));
         Self {
             driver: "local",
-            labels: labels.collect::<Vec<_>>().join(","),
+            labels: listed(&volume.record.labels),
             mountpoint: volume.mountpoint.display().to_string(),
             name: volume.name,
             scope: "local",

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::labels::LabelFilter;
 use super::occupied::occupied;
 use super::{Failure, Global};
 use crate::sandbox::{Registry, mounts};
@@ -112,7 +113,7 @@ impl<'a> From<&'a Volume> for Told<'a> {
 enum Filter {
     Dangling(bool),
     Name(String),
-    Label(String, Option<String>),
+    Label(LabelFilter),
 }
 
 /// `dangling=true`, `name=PART`, `label=KEY[=VALUE]`.
@@ -122,11 +123,7 @@ fn filter(text: &str) -> Result<Filter, String> {
         ("dangling", "true" | "1") => Ok(Filter::Dangling(true)),
         ("dangling", "false" | "0") => Ok(Filter::Dangling(false)),
         ("name", part) => Ok(Filter::Name(part.to_owned())),
-        ("label", label) => {
-            let (key, value) =
-                label.split_once('=').map_or((label, None), |(k, v)| (k, Some(v.to_owned())));
-            Ok(Filter::Label(key.to_owned(), value))
-        }
+        ("label", label) => Ok(Filter::Label(LabelFilter::new(label))),
         _ => Err("volumes are filtered by dangling=true|false, name=… and label=…".into()),
     }
 }
@@ -136,11 +133,7 @@ fn fits(filters: &[Filter], volume: &Volume, in_use: bool) -> bool {
     let one = |filter: &Filter| match filter {
         Filter::Dangling(dangling) => *dangling != in_use,
         Filter::Name(part) => volume.name.contains(part.as_str()),
-        Filter::Label(key, wanted) => volume
-            .record
-            .labels
-            .get(key)
-            .is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value)),
+        Filter::Label(label) => label.fits(&volume.record.labels),
     };
     filters.iter().filter(|filter| !names(filter)).all(one)
         && (!filters.iter().any(|filter| names(&filter)) || filters.iter().filter(names).any(one))

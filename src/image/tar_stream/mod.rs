@@ -10,6 +10,7 @@ mod error;
 mod pax;
 mod sparse;
 
+pub use ampoule_protocol::archive::Kind;
 pub use error::TarError;
 pub use sparse::Extent;
 
@@ -47,25 +48,6 @@ impl<R: Read> Skip for HashReader<R> {
         }
         Ok(())
     }
-}
-
-/// What an entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// a regular file
-    File,
-    /// another name of a file
-    HardLink,
-    /// a symbolic link
-    Symlink,
-    /// a character device: major, minor
-    Character(u32, u32),
-    /// a block device: major, minor
-    Block(u32, u32),
-    /// a directory
-    Directory,
-    /// a FIFO
-    Fifo,
 }
 
 /// One entry of the archive, without its data.
